@@ -1,0 +1,1 @@
+//! Composition: a manifest in, a running Shield out.

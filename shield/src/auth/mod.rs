@@ -1,0 +1,1 @@
+//! User tokens: from a JWT to a verified identity.

@@ -1,0 +1,1 @@
+//! The control plane as this Shield knows it: tenants and orders.

@@ -1,0 +1,1 @@
+//! Rooms of a tenant and their members on this Shield.

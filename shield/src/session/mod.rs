@@ -1,0 +1,1 @@
+//! One client session: its socket, its queue, its protocol.

@@ -1,0 +1,1 @@
+//! Connections of tenants to the Spine.

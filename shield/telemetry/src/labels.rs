@@ -1,0 +1,146 @@
+//! The values that metric labels may take. All are bounded: an enum, or a
+//! name out of a registry. Never a user, a room or a token.
+
+use std::fmt;
+
+use prometheus_client::encoding::{
+    EncodeLabelKey, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder,
+};
+
+/// A label set of one label.
+pub trait Label {
+    /// The label's key.
+    const KEY: &'static str;
+    /// The label's value.
+    fn value(&self) -> &'static str;
+}
+
+fn encode(label: &impl Label, key: &str, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+    let mut label_encoder = encoder.encode_label();
+    let mut key_encoder = label_encoder.encode_label_key()?;
+    EncodeLabelKey::encode(&key, &mut key_encoder)?;
+    let mut value_encoder = key_encoder.encode_label_value()?;
+    EncodeLabelValue::encode(&label.value(), &mut value_encoder)?;
+    value_encoder.finish()
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident($key:literal) { $($(#[$variant_doc:meta])* $variant:ident = $value:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// All values, for the documentation and for resolving handles early.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+        }
+
+        impl Label for $name {
+            const KEY: &'static str = $key;
+            fn value(&self) -> &'static str {
+                match self { $(Self::$variant => $value,)+ }
+            }
+        }
+
+        impl EncodeLabelSet for $name {
+            fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+                encode(self, $key, encoder)
+            }
+        }
+    };
+}
+
+macro_rules! registry_label {
+    ($(#[$doc:meta])* $name:ident($key:literal)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub struct $name(pub &'static str);
+
+        impl Label for $name {
+            const KEY: &'static str = $key;
+            fn value(&self) -> &'static str { self.0 }
+        }
+
+        impl EncodeLabelSet for $name {
+            fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+                encode(self, $key, encoder)
+            }
+        }
+    };
+}
+
+registry_label! {
+    /// The exact name of an error code of `codes.toml`.
+    Code("code")
+}
+registry_label! {
+    /// Why a session ended: the name of a close code of `codes.toml`, or one
+    /// of `client`, `connection_lost`, `protocol` and `message_too_big`.
+    CloseReason("reason")
+}
+registry_label! {
+    /// The name of an opcode without its `OPCODE_`, lower case.
+    Opcode("opcode")
+}
+
+label! {
+    /// Why a MESSAGE was not delivered to one session.
+    QueueDrop("reason") {
+        /// The oldest message gave way in a full queue.
+        DropOldest = "drop_oldest",
+        /// The queue was full and the session was closed as a slow reader.
+        SlowReader = "slow_reader",
+        /// The session ended with the message still queued.
+        SessionEnded = "session_ended",
+    }
+}
+label! {
+    /// Why a GAP was declared.
+    GapReason("reason") {
+        /// A sequence of a publishing Shield jumped.
+        SequenceJump = "sequence_jump",
+        /// A beacon named a sequence that never arrived.
+        Beacon = "beacon",
+        /// The connection to the Spine was lost and made again.
+        SpineReconnected = "spine_reconnected",
+        /// A bounded buffer ran over inside this Shield.
+        Overflow = "overflow",
+        /// The session's own queue dropped messages.
+        SlowReader = "slow_reader",
+    }
+}
+label! {
+    /// How an operation on the Spine or on an issuer's keys ended.
+    Outcome("outcome") {
+        /// As wished.
+        Ok = "ok",
+        /// It failed.
+        Failed = "failed",
+        /// No answer in time.
+        TimedOut = "timed_out",
+    }
+}
+label! {
+    /// How a wanted acknowledgement ended.
+    AckOutcome("outcome") {
+        /// ACK was sent after a server round trip.
+        Acked = "acked",
+        /// ERROR ACK_UNKNOWN was sent.
+        Unknown = "unknown",
+    }
+}
+label! {
+    /// Why a TCP connection was turned away before HTTP.
+    ConnectionRefusal("reason") {
+        /// Too many handshakes were under way.
+        Overloaded = "overloaded",
+        /// The handshake took too long.
+        TimedOut = "timed_out",
+        /// TLS could not be agreed on.
+        Tls = "tls",
+        /// What came was not HTTP.
+        Http = "http",
+        /// accept() failed, for instance for want of file descriptors.
+        Accept = "accept",
+    }
+}
