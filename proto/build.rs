@@ -1,0 +1,59 @@
+//! Generates the wire types from `arqon/v1/*.proto` and the codes from
+//! `codes.toml`. No protoc: protox is a Protobuf compiler in Rust.
+
+#[path = "build/docs.rs"]
+mod docs;
+#[path = "build/registry.rs"]
+mod registry;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const PROTOS: [&str; 2] = ["arqon/v1/envelope.proto", "arqon/v1/control.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for input in PROTOS.iter().chain(&["codes.toml", "build", "build.rs"]) {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    wire_types(&out)?;
+    codes(&out)
+}
+
+fn wire_types(out: &Path) -> Result<(), Box<dyn Error>> {
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler.include_source_info(true).open_files(PROTOS)?;
+    let descriptors = compiler.file_descriptor_set();
+
+    let reference = docs::Reference::collect(&descriptors);
+    fs::write(out.join("protocol.md"), reference.render())?;
+    fs::write(
+        out.join("uncommented.txt"),
+        reference.uncommented.join("\n"),
+    )?;
+    fs::write(
+        out.join("descriptors.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+
+    prost_build::Config::new()
+        .bytes(["."])
+        .btree_map(["."])
+        // Debug text ends up in logs and panics, where tokens and payloads must not.
+        .skip_debug([".arqon.v1.Envelope", ".arqon.v1.Refresh"])
+        .type_attribute(".arqon.v1.Envelope.body", "#[derive(Debug)]")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+fn codes(out: &Path) -> Result<(), Box<dyn Error>> {
+    let registry = registry::Registry::parse(&fs::read_to_string("codes.toml")?)?;
+    let problems = registry.problems();
+    if !problems.is_empty() {
+        return Err(format!("codes.toml:\n{}", problems.join("\n")).into());
+    }
+    fs::write(out.join("codes.rs"), registry.render_rust())?;
+    fs::write(out.join("codes.md"), registry.render_markdown())?;
+    Ok(())
+}
