@@ -1,0 +1,194 @@
+//! Every key of the manifest, declared once: name, kind, default, meaning.
+//!
+//! Reading, `arq config init`, `arq config docs` and the report of unknown keys
+//! all walk this table, so none of them can disagree with another.
+
+/// What values a key takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Any text that is not empty.
+    Text,
+    /// A node or pool name: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
+    Name,
+    /// `address:port`, IPv4 or `[IPv6]:port`.
+    Address,
+    /// A file; relative paths start at the manifest's folder.
+    File,
+    /// A file that holds a secret: it must not be readable by others.
+    SecretFile,
+    /// A whole number within bounds, both inclusive.
+    Integer {
+        /// Smallest value.
+        min: u64,
+        /// Largest value.
+        max: u64,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A list of texts.
+    TextList,
+}
+
+/// What stands where the key is absent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Default {
+    /// The key must be given.
+    Required,
+    /// Nothing: the feature is off.
+    Absent,
+    /// This TOML value.
+    Value(&'static str),
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// `section.key`.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What stands if it is absent.
+    pub default: Default,
+    /// Meaning, unit and reason of the default, in whole sentences.
+    pub doc: &'static str,
+    /// A value for `arq config init`, as TOML.
+    pub example: &'static str,
+}
+
+/// One section, in the order of the documentation.
+#[derive(Debug, Clone, Copy)]
+pub struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about.
+    pub doc: &'static str,
+}
+
+/// All sections.
+pub const SECTIONS: &[Section] = &[
+    Section { name: "node", doc: "Who this node is." },
+    Section { name: "listen", doc: "Where it listens, and how connections are opened." },
+    Section { name: "tls", doc: "TLS of the public listener. Without this section it speaks plain text." },
+    Section { name: "spine", doc: "The NATS servers and this node's credentials there." },
+    Section { name: "tokens", doc: "What tokens of users are accepted." },
+    Section { name: "session", doc: "One WebSocket session and its limits." },
+    Section { name: "rooms", doc: "Rooms on this node." },
+    Section { name: "drain", doc: "How the node stops." },
+    Section { name: "log", doc: "What is logged, to standard error." },
+];
+
+const fn key(path: &'static str, kind: Kind, default: Default, example: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, default, doc, example }
+}
+
+const fn integer(path: &'static str, min: u64, max: u64, default: &'static str, doc: &'static str) -> Key {
+    key(path, Kind::Integer { min, max }, Default::Value(default), default, doc)
+}
+
+/// All keys, section by section.
+pub const KEYS: &[Key] = &[
+    key("node.id", Kind::Name, Default::Required, "\"shield-1\"",
+        "Name of this node, unique in the fleet. It is a token of the node's subjects and must match its CONTROL credentials."),
+    key("node.pool", Kind::Name, Default::Value("\"default\""), "\"default\"",
+        "The pool this node serves. Only tenants of this pool are accepted."),
+
+    key("listen.public", Kind::Address, Default::Value("\"127.0.0.1:8080\""), "\"127.0.0.1:8080\"",
+        "Address of /v1/socket, /healthz and /readyz. Port 0 takes a free one."),
+    key("listen.admin", Kind::Address, Default::Value("\"127.0.0.1:8081\""), "\"127.0.0.1:8081\"",
+        "Address of /metrics and /status. Keep it off public networks: it has no authentication."),
+    integer("listen.backlog", 128, 65_535, "1024",
+        "Connections the kernel holds before they are accepted. At 128 a storm resends SYNs and waits a second."),
+    integer("listen.max_handshakes", 1, 100_000, "512",
+        "Handshakes (TLS, HTTP, token) under way at once. Further connections get 503 with Retry-After."),
+    integer("listen.handshake_timeout_secs", 1, 60, "10",
+        "A connection that has not become a session by then is closed."),
+    integer("listen.max_request_header_bytes", 8_192, 65_536, "16384",
+        "Bytes of HTTP request headers that are read before authentication."),
+    key("listen.allowed_origins", Kind::TextList, Default::Value("[]"), "[]",
+        "Origin headers accepted from browsers, for instance `https://app.example`. Empty: all. A request without Origin is always accepted."),
+
+    key("tls.certificate_file", Kind::File, Default::Absent, "\"tls/cert.pem\"",
+        "Certificate chain, PEM, the node's own first."),
+    key("tls.key_file", Kind::SecretFile, Default::Absent, "\"tls/key.pem\"",
+        "Private key of the certificate, PEM."),
+
+    key("spine.servers", Kind::TextList, Default::Value("[\"nats://127.0.0.1:4222\"]"), "[\"nats://127.0.0.1:4222\"]",
+        "URLs of the NATS servers, tried in any order."),
+    key("spine.control_creds_file", Kind::SecretFile, Default::Required, "\"creds/shield-1.creds\"",
+        "Credentials of this node in the CONTROL account, made by `arq spine creds shield <id>`."),
+    key("spine.fleet_key_file", Kind::SecretFile, Default::Required, "\"keys/fleet.nk\"",
+        "Seed of the pool's fleet signing key, with which credentials of tenants are minted. Read again when a rotation is ordered."),
+    integer("spine.user_ttl_secs", 10, 86_400, "3600",
+        "Life of minted NATS user credentials. They rotate at 80 % of it, with a tenth of jitter."),
+    integer("spine.idle_close_secs", 1, 86_400, "60",
+        "A tenant's NATS connection without sessions is closed after this long."),
+    integer("spine.ack_timeout_ms", 100, 30_000, "2000",
+        "A publish not confirmed by then gets ACK_UNKNOWN."),
+    integer("spine.pump_capacity", 256, 1_048_576, "16384",
+        "Messages of one room that wait for this node before they are dropped and a GAP is declared."),
+
+    key("tokens.audience", Kind::Text, Default::Value("\"arqon\""), "\"arqon\"",
+        "The aud claim a token must hold, unless the tenant's issuer names others."),
+    integer("tokens.max_ttl_secs", 60, 604_800, "86400",
+        "Largest exp minus iat."),
+    integer("tokens.leeway_secs", 0, 300, "5",
+        "Clock difference to the issuer that is tolerated for exp, nbf and iat."),
+    integer("tokens.grace_secs", 0, 300, "5",
+        "An expired session is closed this long after exp."),
+    key("tokens.allow_development", Kind::Boolean, Default::Value("false"), "false",
+        "Accept issuers marked as development (`arq dev` makes one). Never in production."),
+    integer("tokens.jwks_refresh_secs", 10, 86_400, "300",
+        "JWKS documents are fetched again at this pace while they are used."),
+    integer("tokens.jwks_min_interval_secs", 1, 3_600, "10",
+        "An unknown kid fetches the document again at most this often."),
+
+    integer("session.heartbeat_secs", 1, 300, "25",
+        "Pace of server pings. A client silent for two of them is closed."),
+    integer("session.max_frame_bytes", 1_024, 1_048_576, "65536",
+        "Largest WebSocket frame or message read. A larger one closes with 1009 before it is buffered. The account's payload limit in NATS is this plus 16 KiB."),
+    integer("session.max_payload_bytes", 1, 1_048_576, "61440",
+        "Largest payload of PUBLISH."),
+    integer("session.max_rooms", 1, 10_000, "100",
+        "Rooms one session may be in."),
+    integer("session.max_headers", 0, 256, "32",
+        "Application headers on one message."),
+    integer("session.max_header_bytes", 0, 15_360, "4096",
+        "Bytes of all header names and values of one message."),
+    integer("session.queue_max_bytes", 65_536, 1_073_741_824, "1048576",
+        "Bytes waiting for one session before the overflow rule applies."),
+    integer("session.queue_max_messages", 16, 1_000_000, "4096",
+        "Frames waiting for one session before the overflow rule applies."),
+    key("session.overflow", Kind::Choice(&["close_and_reconnect", "drop_oldest"]), Default::Value("\"close_and_reconnect\""), "\"close_and_reconnect\"",
+        "What happens to a session that reads too slowly: close it with 4002, or drop its oldest messages and tell it by GAP."),
+    integer("session.write_timeout_secs", 1, 300, "20",
+        "A session whose socket takes no byte for this long is closed."),
+    integer("session.send_buffer_bytes", 4_096, 8_388_608, "131072",
+        "SO_SNDBUF of each connection. The kernel otherwise holds megabytes for each stalled reader."),
+    integer("session.max_offences", 1, 10_000, "20",
+        "Protocol errors within a minute after which a session is closed with 4502."),
+    integer("session.max_unconfirmed", 1, 100_000, "1024",
+        "Acknowledged publishes under way per session. At the limit reading pauses."),
+    integer("session.max_sessions", 1, 10_000_000, "100000",
+        "Sessions on this node."),
+
+    integer("rooms.max_per_tenant", 1, 10_000, "10000",
+        "Rooms of one tenant with members on this node. NATS's own limit of subscriptions lies above it and fails silently."),
+    integer("rooms.linger_secs", 0, 3_600, "5",
+        "A room's subscription is kept this long after the last member left."),
+    integer("rooms.beacon_after_ms", 100, 60_000, "5000",
+        "After this long without a message a room's publisher tells its last sequence number, so that a lost last message is noticed."),
+    integer("rooms.rotation_buffer_messages", 16, 1_048_576, "65536",
+        "Messages buffered per tenant while its credentials rotate. More are dropped and a GAP is declared."),
+
+    integer("drain.timeout_secs", 1, 600, "30",
+        "A drain is cut short after this long."),
+    integer("drain.spread_secs", 0, 600, "10",
+        "Clients are asked to spread their reconnects over this span."),
+
+    key("log.format", Kind::Choice(&["pretty", "json"]), Default::Value("\"pretty\""), "\"pretty\"",
+        "Lines for people, or one JSON object a line."),
+    key("log.level", Kind::Choice(&["error", "warn", "info", "debug", "trace"]), Default::Value("\"info\""), "\"info\"",
+        "The least severe level that is written."),
+];
