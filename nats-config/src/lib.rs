@@ -1,1 +1,4 @@
-//! Skeleton.
+//! The Spine.
+
+pub mod manifest;
+mod sys;

@@ -12,7 +12,10 @@ pub(crate) fn check_secret(path: &Path, metadata: &Metadata) -> Result<(), Strin
     if mode & 0o077 == 0 {
         Ok(())
     } else {
-        Err(format!("keep the secret to its owner: chmod 600 {} (it has {mode:o})", path.display()))
+        Err(format!(
+            "keep the secret to its owner: chmod 600 {} (it has {mode:o})",
+            path.display()
+        ))
     }
 }
 

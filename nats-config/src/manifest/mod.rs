@@ -252,11 +252,15 @@ impl Manifest {
     /// # Errors
     /// All problems at once, see [`ManifestError`].
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ManifestError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ManifestError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         let base = path.parent().unwrap_or(Path::new("."));
-        Self::parse(&text, base, SecretMode::Checked)
-            .map_err(|problems| ManifestError::Invalid { path: path.to_owned(), problems })
+        Self::parse(&text, base, SecretMode::Checked).map_err(|problems| ManifestError::Invalid {
+            path: path.to_owned(),
+            problems,
+        })
     }
 
     /// Checks the text of a manifest. Relative paths start at `base`.
@@ -265,7 +269,9 @@ impl Manifest {
     /// All problems, by key.
     pub fn parse(text: &str, base: &Path, secrets: SecretMode) -> Result<Self, Vec<Problem>> {
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let line = error
+                .span()
+                .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             vec![Problem {
                 path: String::new(),
                 value: line.map(|line| format!("line {line}")),
@@ -320,32 +326,70 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         spread: seconds(from, "drain.spread_secs"),
     };
     let log = Log {
-        format: if from.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Pretty },
+        format: if from.text("log.format") == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Pretty
+        },
         level: from.text("log.level"),
     };
-    let node = Node { id: NodeId::parse(&id).ok()?, pool: NodeId::parse(&pool).ok()? };
-    Some(Manifest { node, listen, tls, spine, tokens, session, rooms, drain, log })
+    let node = Node {
+        id: NodeId::parse(&id).ok()?,
+        pool: NodeId::parse(&pool).ok()?,
+    };
+    Some(Manifest {
+        node,
+        listen,
+        tls,
+        spine,
+        tokens,
+        session,
+        rooms,
+        drain,
+        log,
+    })
 }
 
 fn read_tls(from: &mut Reader<'_>) -> Option<Tls> {
     let (certificate, key) = ("tls.certificate_file", "tls.key_file");
     match (from.present(certificate), from.present(key)) {
         (false, false) => return None,
-        (true, false) => from.problem(key, None, "name the key of tls.certificate_file, or remove both"),
-        (false, true) => from.problem(certificate, None, "name the certificate of tls.key_file, or remove both"),
+        (true, false) => from.problem(
+            key,
+            None,
+            "name the key of tls.certificate_file, or remove both",
+        ),
+        (false, true) => from.problem(
+            certificate,
+            None,
+            "name the certificate of tls.key_file, or remove both",
+        ),
         (true, true) => {}
     }
-    Some(Tls { certificate_file: from.file(certificate), key_file: from.file(key) })
+    Some(Tls {
+        certificate_file: from.file(certificate),
+        key_file: from.file(key),
+    })
 }
 
 fn read_spine(from: &mut Reader<'_>) -> Spine {
     let servers = from.list("spine.servers");
     if servers.is_empty() && from.present("spine.servers") {
-        from.problem("spine.servers", Some("[]".to_owned()), "name at least one server, for instance [\"nats://127.0.0.1:4222\"]");
+        from.problem(
+            "spine.servers",
+            Some("[]".to_owned()),
+            "name at least one server, for instance [\"nats://127.0.0.1:4222\"]",
+        );
     }
     for server in &servers {
-        if server.parse::<async_nats::ServerAddr>().is_err() || !(server.starts_with("nats://") || server.starts_with("tls://")) {
-            from.problem("spine.servers", Some(format!("{server:?}")), "write nats://HOST:PORT or tls://HOST:PORT");
+        if server.parse::<async_nats::ServerAddr>().is_err()
+            || !(server.starts_with("nats://") || server.starts_with("tls://"))
+        {
+            from.problem(
+                "spine.servers",
+                Some(format!("{server:?}")),
+                "write nats://HOST:PORT or tls://HOST:PORT",
+            );
         }
     }
     Spine {
@@ -374,7 +418,10 @@ fn read_session(from: &mut Reader<'_>) -> Option<Session> {
         from.problem(
             "session.queue_max_bytes",
             Some(queue_max_bytes.to_string()),
-            format!("use at least {}, twice session.max_frame_bytes", 2 * max_frame_bytes),
+            format!(
+                "use at least {}, twice session.max_frame_bytes",
+                2 * max_frame_bytes
+            ),
         );
     }
     Some(Session {
@@ -411,7 +458,11 @@ fn seconds(from: &mut Reader<'_>, path: &'static str) -> Duration {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.path.is_empty() { "the file" } else { &self.path };
+        let path = if self.path.is_empty() {
+            "the file"
+        } else {
+            &self.path
+        };
         match &self.value {
             Some(value) => write!(f, "{path} = {value}: {}", self.remedy),
             None => write!(f, "{path}: {}", self.remedy),
@@ -420,11 +471,18 @@ impl fmt::Display for Problem {
 }
 
 fn count(problems: usize) -> String {
-    if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
+    if problems == 1 {
+        "1 problem".to_owned()
+    } else {
+        format!("{problems} problems")
+    }
 }
 
 fn list(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+    problems
+        .iter()
+        .map(|problem| format!("\n  {problem}"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -20,7 +20,12 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(table: &'a Table, base: &'a Path, secrets: SecretMode) -> Self {
-        Self { table, base, secrets, problems: Vec::new() }
+        Self {
+            table,
+            base,
+            secrets,
+            problems: Vec::new(),
+        }
     }
 
     /// All problems, unknown keys included.
@@ -31,7 +36,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn problem(&mut self, path: &str, value: Option<String>, remedy: impl Into<String>) {
-        self.problems.push(Problem { path: path.to_owned(), value, remedy: remedy.into() });
+        self.problems.push(Problem {
+            path: path.to_owned(),
+            value,
+            remedy: remedy.into(),
+        });
     }
 
     pub(super) fn present(&self, path: &str) -> bool {
@@ -58,9 +67,10 @@ impl<'a> Reader<'a> {
 
     pub(super) fn list(&mut self, path: &'static str) -> Vec<String> {
         match self.take(path) {
-            Some(Value::Array(items)) => {
-                items.into_iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
-            }
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .filter_map(|item| item.as_str().map(str::to_owned))
+                .collect(),
             _ => Vec::new(),
         }
     }
@@ -93,38 +103,58 @@ impl<'a> Reader<'a> {
     fn check(&self, key: &Key, value: &Value) -> Result<(), String> {
         match (key.kind, value) {
             (Kind::Text, Value::String(text)) if !text.is_empty() => Ok(()),
-            (Kind::Text, _) => Err(format!("write a text that is not empty, for instance {}", key.example)),
+            (Kind::Text, _) => Err(format!(
+                "write a text that is not empty, for instance {}",
+                key.example
+            )),
             (Kind::Name, Value::String(text)) => NodeId::parse(text).map(drop).map_err(|_| {
-                format!("use 1 to 63 of a-z, 0-9 and -, not at the ends, for instance {}", key.example)
+                format!(
+                    "use 1 to 63 of a-z, 0-9 and -, not at the ends, for instance {}",
+                    key.example
+                )
             }),
-            (Kind::Name, _) => Err(format!("write a name in quotes, for instance {}", key.example)),
-            (Kind::Address, Value::String(text)) if text.parse::<std::net::SocketAddr>().is_ok() => Ok(()),
-            (Kind::Address, _) => Err(format!("write an IP address and a port, for instance {}", key.example)),
+            (Kind::Name, _) => Err(format!(
+                "write a name in quotes, for instance {}",
+                key.example
+            )),
+            (Kind::Address, Value::String(text))
+                if text.parse::<std::net::SocketAddr>().is_ok() =>
+            {
+                Ok(())
+            }
+            (Kind::Address, _) => Err(format!(
+                "write an IP address and a port, for instance {}",
+                key.example
+            )),
             (Kind::File | Kind::SecretFile, Value::String(text)) if !text.is_empty() => {
                 self.check_file(&self.base.join(text), key.kind == Kind::SecretFile)
             }
-            (Kind::File | Kind::SecretFile, _) => {
-                Err(format!("write the path of a file in quotes, for instance {}", key.example))
-            }
-            (Kind::Integer { min, max }, Value::Integer(number)) => {
-                match u64::try_from(*number) {
-                    Ok(number) if (min..=max).contains(&number) => Ok(()),
-                    _ => Err(format!("use {min} to {max}")),
-                }
-            }
-            (Kind::Integer { min, max }, _) => {
-                Err(format!("write a whole number from {min} to {max}, without quotes"))
-            }
+            (Kind::File | Kind::SecretFile, _) => Err(format!(
+                "write the path of a file in quotes, for instance {}",
+                key.example
+            )),
+            (Kind::Integer { min, max }, Value::Integer(number)) => match u64::try_from(*number) {
+                Ok(number) if (min..=max).contains(&number) => Ok(()),
+                _ => Err(format!("use {min} to {max}")),
+            },
+            (Kind::Integer { min, max }, _) => Err(format!(
+                "write a whole number from {min} to {max}, without quotes"
+            )),
             (Kind::Boolean, Value::Boolean(_)) => Ok(()),
             (Kind::Boolean, _) => Err("write true or false, without quotes".to_owned()),
             (Kind::Choice(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(()),
             (Kind::Choice(words), _) => Err(format!("use one of {}", words.join(", "))),
             (Kind::TextList, Value::Array(items))
-                if items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())) =>
+                if items
+                    .iter()
+                    .all(|item| item.as_str().is_some_and(|text| !text.is_empty())) =>
             {
                 Ok(())
             }
-            (Kind::TextList, _) => Err(format!("write a list of texts, for instance {}", key.example)),
+            (Kind::TextList, _) => Err(format!(
+                "write a list of texts, for instance {}",
+                key.example
+            )),
         }
     }
 
@@ -132,8 +162,13 @@ impl<'a> Reader<'a> {
         if self.secrets == SecretMode::Unchecked {
             return Ok(());
         }
-        let metadata = std::fs::metadata(path)
-            .map_err(|error| format!("name a file that can be read: {} ({})", path.display(), error.kind()))?;
+        let metadata = std::fs::metadata(path).map_err(|error| {
+            format!(
+                "name a file that can be read: {} ({})",
+                path.display(),
+                error.kind()
+            )
+        })?;
         if !metadata.is_file() {
             return Err(format!("name a file; {} is none", path.display()));
         }
@@ -157,7 +192,11 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let Some(keys) = value.as_table() else {
-                self.problem(section, Some(value.to_string()), format!("write it as a section: [{section}]"));
+                self.problem(
+                    section,
+                    Some(value.to_string()),
+                    format!("write it as a section: [{section}]"),
+                );
                 continue;
             };
             for (name, value) in keys {
@@ -165,7 +204,9 @@ impl<'a> Reader<'a> {
                 if known.contains(path.as_str()) {
                     continue;
                 }
-                let candidates = KEYS.iter().filter_map(|key| key.path.strip_prefix(section.as_str())?.strip_prefix('.'));
+                let candidates = KEYS
+                    .iter()
+                    .filter_map(|key| key.path.strip_prefix(section.as_str())?.strip_prefix('.'));
                 let remedy = match nearest(name, candidates) {
                     Some(near) => format!("there is no such key; did you mean `{section}.{near}`?"),
                     None => "there is no such key; remove it".to_owned(),
@@ -180,7 +221,9 @@ fn default_value(key: &Key) -> Option<Value> {
     match key.default {
         Default::Required | Default::Absent => None,
         Default::Value(text) => {
-            let mut table: Table = format!("value = {text}").parse().expect("a default of the schema is TOML");
+            let mut table: Table = format!("value = {text}")
+                .parse()
+                .expect("a default of the schema is TOML");
             table.remove("value")
         }
     }

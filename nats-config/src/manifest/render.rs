@@ -13,14 +13,26 @@ pub fn template(required: &[(&str, &str)]) -> String {
         "# Manifest of an ArqonBus node. `arq config docs` explains every key,\n# `arq config check` tests this file. Lines with # show defaults.\n",
     );
     for section in SECTIONS {
-        let keys = KEYS.iter().filter(|key| key.path.split('.').next() == Some(section.name));
+        let keys = KEYS
+            .iter()
+            .filter(|key| key.path.split('.').next() == Some(section.name));
         let _ = write!(out, "\n# {}\n", section.doc);
         let optional = keys.clone().all(|key| key.default == Default::Absent)
-            && !required.iter().any(|(path, _)| path.starts_with(&format!("{}.", section.name)));
-        let _ = writeln!(out, "{}[{}]", if optional { "# " } else { "" }, section.name);
+            && !required
+                .iter()
+                .any(|(path, _)| path.starts_with(&format!("{}.", section.name)));
+        let _ = writeln!(
+            out,
+            "{}[{}]",
+            if optional { "# " } else { "" },
+            section.name
+        );
         for key in keys {
             let name = key.path.rsplit('.').next().unwrap_or(key.path);
-            match (required.iter().find(|(path, _)| *path == key.path), key.default) {
+            match (
+                required.iter().find(|(path, _)| *path == key.path),
+                key.default,
+            ) {
                 (Some((_, value)), _) => {
                     let _ = writeln!(out, "{name} = {value}");
                 }
@@ -51,14 +63,22 @@ pub fn docs() -> String {
             "\n## `[{}]`\n\n{}\n\n| key | takes | default | meaning |\n|---|---|---|---|\n",
             section.name, section.doc
         );
-        for key in KEYS.iter().filter(|key| key.path.split('.').next() == Some(section.name)) {
+        for key in KEYS
+            .iter()
+            .filter(|key| key.path.split('.').next() == Some(section.name))
+        {
             let name = key.path.rsplit('.').next().unwrap_or(key.path);
             let default = match key.default {
                 Default::Required => "required".to_owned(),
                 Default::Absent => "absent".to_owned(),
                 Default::Value(value) => format!("`{value}`"),
             };
-            let _ = writeln!(out, "| `{name}` | {} | {default} | {} |", takes(key.kind), key.doc);
+            let _ = writeln!(
+                out,
+                "| `{name}` | {} | {default} | {} |",
+                takes(key.kind),
+                key.doc
+            );
         }
     }
     out
@@ -90,7 +110,11 @@ fn takes(kind: Kind) -> String {
         Kind::SecretFile => "secret file (mode 0600)".to_owned(),
         Kind::Integer { min, max } => format!("{min} to {max}"),
         Kind::Boolean => "true or false".to_owned(),
-        Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
+        Kind::Choice(words) => words
+            .iter()
+            .map(|word| format!("`{word}`"))
+            .collect::<Vec<_>>()
+            .join(" or "),
         Kind::TextList => "list of texts".to_owned(),
     }
 }

@@ -21,7 +21,10 @@ fn required_keys_alone_make_a_manifest_and_the_rest_is_default() {
     let manifest = parse(MINIMAL).unwrap();
 
     assert_eq!(manifest.node.pool.as_str(), "default");
-    assert_eq!(manifest.spine.control_creds_file, Path::new("/etc/arqon/creds/shield-1.creds"));
+    assert_eq!(
+        manifest.spine.control_creds_file,
+        Path::new("/etc/arqon/creds/shield-1.creds")
+    );
     assert_eq!(manifest.session.heartbeat, Duration::from_secs(25));
     assert_eq!(manifest.session.overflow, Overflow::CloseAndReconnect);
     assert!(manifest.tls.is_none());
@@ -61,8 +64,18 @@ level = "loud"
 #[test]
 fn an_empty_manifest_names_every_required_key() {
     let problems = parse("").unwrap_err();
-    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["node.id", "spine.control_creds_file", "spine.fleet_key_file"]);
+    let paths: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.path.as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "node.id",
+            "spine.control_creds_file",
+            "spine.fleet_key_file"
+        ]
+    );
 }
 
 #[test]
@@ -74,18 +87,42 @@ fn bad_toml_tells_the_line() {
 
 #[test]
 fn keys_that_contradict_each_other_are_reported() {
-    let text = format!("{MINIMAL}[session]\nmax_frame_bytes = 40000\nqueue_max_bytes = 65536\n[tls]\nkey_file = \"k\"\n");
+    let text = format!(
+        "{MINIMAL}[session]\nmax_frame_bytes = 40000\nqueue_max_bytes = 65536\n[tls]\nkey_file = \"k\"\n"
+    );
     let problems = parse(&text).unwrap_err();
-    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["session.max_payload_bytes", "session.queue_max_bytes", "tls.certificate_file"]);
+    let paths: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.path.as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "session.max_payload_bytes",
+            "session.queue_max_bytes",
+            "tls.certificate_file"
+        ]
+    );
 }
 
 #[test]
 fn wrong_types_unknown_sections_and_a_section_as_a_value_are_reported() {
     let text = "sessions = 1\nlog = 3\n[node]\nid = 5\n[spine]\nservers = []\ncontrol_creds_file = \"a\"\nfleet_key_file = \"b\"\n[rooms]\nlinger_secs = \"5\"\n";
     let problems = parse(text).unwrap_err();
-    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["log", "node.id", "rooms.linger_secs", "sessions", "spine.servers"]);
+    let paths: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.path.as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "log",
+            "node.id",
+            "rooms.linger_secs",
+            "sessions",
+            "spine.servers"
+        ]
+    );
 }
 
 #[test]
@@ -96,8 +133,15 @@ fn files_are_looked_at_when_asked() {
     let text = "[node]\nid = \"a\"\n[spine]\ncontrol_creds_file = \"open.creds\"\nfleet_key_file = \"absent\"\n[tls]\ncertificate_file = \"folder\"\nkey_file = \"folder\"\n";
     let problems = Manifest::parse(text, dir.path(), SecretMode::Checked).unwrap_err();
 
-    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-    let mut expected = vec!["spine.fleet_key_file", "tls.certificate_file", "tls.key_file"];
+    let paths: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.path.as_str())
+        .collect();
+    let mut expected = vec![
+        "spine.fleet_key_file",
+        "tls.certificate_file",
+        "tls.key_file",
+    ];
     if cfg!(unix) {
         expected.insert(0, "spine.control_creds_file");
         assert!(problems[0].remedy.contains("chmod 600"), "{}", problems[0]);
@@ -115,7 +159,11 @@ fn the_template_is_a_valid_manifest() {
         .lines()
         .map(|line| {
             let key = line.strip_prefix("# ").filter(|rest| {
-                rest.starts_with('[') || rest.split(" = ").next().is_some_and(|name| !name.contains(' ') && rest.contains(" = "))
+                rest.starts_with('[')
+                    || rest
+                        .split(" = ")
+                        .next()
+                        .is_some_and(|name| !name.contains(' ') && rest.contains(" = "))
             });
             format!("{}\n", key.unwrap_or(line))
         })
@@ -129,15 +177,26 @@ fn the_template_is_a_valid_manifest() {
 fn every_key_belongs_to_a_section_and_every_default_is_valid() {
     for key in schema::KEYS {
         let section = key.path.split('.').next().unwrap();
-        assert!(schema::SECTIONS.iter().any(|known| known.name == section), "{}", key.path);
-        assert!(key.doc.ends_with('.'), "{} lacks a whole sentence", key.path);
+        assert!(
+            schema::SECTIONS.iter().any(|known| known.name == section),
+            "{}",
+            key.path
+        );
+        assert!(
+            key.doc.ends_with('.'),
+            "{} lacks a whole sentence",
+            key.path
+        );
     }
     let table: Table = MINIMAL.parse().unwrap();
-    let lines: String = effective(&table).iter().fold(String::new(), |mut text, (path, value, _)| {
-        let (section, name) = path.split_once('.').unwrap();
-        text.push_str(&format!("{section}.{name} = {value}\n"));
-        text
-    });
+    let lines: String =
+        effective(&table)
+            .iter()
+            .fold(String::new(), |mut text, (path, value, _)| {
+                let (section, name) = path.split_once('.').unwrap();
+                text.push_str(&format!("{section}.{name} = {value}\n"));
+                text
+            });
     parse(&lines).unwrap();
     assert!(docs().contains("| `backlog` | 128 to 65535 | `1024` |"));
 }
