@@ -8,3 +8,4 @@ pub mod labels;
 pub mod metrics;
 
 pub use metrics::Metrics;
+pub use prometheus_client::metrics::counter::Counter;

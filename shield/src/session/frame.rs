@@ -1,0 +1,162 @@
+//! Whole WebSocket frames as the server sends them.
+//!
+//! A server's frame is not masked, so it is the same for every member of a
+//! room: header and payload are laid out once, in one allocation, and each
+//! session's queue holds a counted reference to it.
+
+use std::{fmt, sync::Arc};
+
+use arqon_proto::v1;
+use bytes::BufMut;
+use prost::Message;
+
+/// FIN and opcode 2.
+const BINARY: u8 = 0x82;
+/// FIN and opcode 8.
+const CLOSE: u8 = 0x88;
+/// FIN and opcode 9.
+const PING: u8 = 0x89;
+/// FIN and opcode 10.
+const PONG: u8 = 0x8a;
+/// The largest payload of a control frame, by RFC 6455 §5.5.
+const CONTROL_PAYLOAD_MAX: usize = 125;
+/// First byte, length byte and an eight-byte length.
+const HEADER_MAX: usize = 10;
+
+/// One whole frame, header included, ready for the socket. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame(Arc<[u8]>);
+
+// === impl Frame ===
+
+impl Frame {
+    /// A binary frame that carries these bytes, for instance an encoded MESSAGE.
+    pub fn binary(payload: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_MAX + payload.len());
+        put_header(&mut bytes, BINARY, payload.len());
+        bytes.extend_from_slice(payload);
+        Self(bytes.into())
+    }
+
+    /// A binary frame that carries this Envelope.
+    pub fn envelope(envelope: &v1::Envelope) -> Self {
+        let len = envelope.encoded_len();
+        let mut bytes = Vec::with_capacity(HEADER_MAX + len);
+        put_header(&mut bytes, BINARY, len);
+        envelope
+            .encode(&mut bytes)
+            .expect("a Vec takes all bytes of an Envelope");
+        Self(bytes.into())
+    }
+
+    /// A ping without payload.
+    pub fn ping() -> Self {
+        Self(Arc::from([PING, 0]))
+    }
+
+    /// A pong with the payload of the ping it answers, cut at 125 bytes.
+    pub fn pong(payload: &[u8]) -> Self {
+        let payload = &payload[..payload.len().min(CONTROL_PAYLOAD_MAX)];
+        let mut bytes = Vec::with_capacity(2 + payload.len());
+        put_header(&mut bytes, PONG, payload.len());
+        bytes.extend_from_slice(payload);
+        Self(bytes.into())
+    }
+
+    /// A close with its code and a reason, cut where a control frame ends.
+    pub fn close(code: u16, reason: &str) -> Self {
+        let reason = &reason[..reason.floor_char_boundary(CONTROL_PAYLOAD_MAX - 2)];
+        let mut bytes = Vec::with_capacity(4 + reason.len());
+        put_header(&mut bytes, CLOSE, 2 + reason.len());
+        bytes.put_u16(code);
+        bytes.extend_from_slice(reason.as_bytes());
+        Self(bytes.into())
+    }
+
+    /// Bytes of the whole frame, header included.
+    #[allow(clippy::len_without_is_empty, reason = "a frame has a header")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The whole frame, header included.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The payload behind the header.
+    pub fn payload(&self) -> &[u8] {
+        let header = match self.0[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        &self.0[header..]
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({:#04x}, {} bytes)", self.0[0], self.0.len())
+    }
+}
+
+fn put_header(out: &mut Vec<u8>, first: u8, len: usize) {
+    out.put_u8(first);
+    match len {
+        0..=125 => out.put_u8(len as u8),
+        126..=0xffff => {
+            out.put_u8(126);
+            out.put_u16(len as u16);
+        }
+        _ => {
+            out.put_u8(127);
+            out.put_u64(len as u64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_forms_of_the_header_are_those_of_rfc_6455() {
+        for (len, header) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (65_535, &[0x82, 126, 0xff, 0xff]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let payload = vec![7; len];
+            let frame = Frame::binary(&payload);
+            assert_eq!(&frame.as_bytes()[..header.len()], header);
+            assert_eq!(frame.payload(), payload);
+            assert_eq!(frame.len(), header.len() + len);
+        }
+    }
+
+    #[test]
+    fn control_frames_never_exceed_125_bytes() {
+        assert_eq!(Frame::ping().as_bytes(), [0x89, 0]);
+        assert_eq!(Frame::pong(&[1; 200]).len(), 2 + 125);
+        let close = Frame::close(4002, &"ä".repeat(100));
+        assert_eq!(&close.as_bytes()[..4], [0x88, 124, 0x0f, 0xa2]);
+        assert!(std::str::from_utf8(&close.payload()[2..]).is_ok());
+    }
+
+    #[test]
+    fn an_envelope_is_framed_as_its_own_encoding() {
+        let envelope = v1::Envelope {
+            op: v1::Opcode::Pong as i32,
+            r#ref: 9,
+            payload: vec![1; 300].into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            Frame::envelope(&envelope),
+            Frame::binary(&envelope.encode_to_vec())
+        );
+    }
+}

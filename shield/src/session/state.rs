@@ -1,0 +1,587 @@
+//! The rules of one session: what a client may do, and what follows from it.
+//!
+//! Pure: envelopes and outcomes in, `Action`s out; time is an argument, nothing
+//! here does input or output. The actor performs the actions in their order and
+//! brings back the outcome of what takes time (`on_joined`, `on_published`,
+//! `on_refreshed`). One such request is under way at a time, so the state never
+//! changes between a request and its outcome.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arqon_proto::{
+    codes::{CloseCode, ErrorCode},
+    envelope::{self, ClientFault},
+    headers::{self, HeaderLimits},
+    names::{RoomId, SessionId, TwistId},
+    v1::{self, Opcode, envelope::Body},
+};
+use bytes::Bytes;
+use prost::Message;
+use time::OffsetDateTime;
+
+use crate::auth::Identity;
+
+/// Offences are counted within spans of this length.
+const OFFENCE_WINDOW: Duration = Duration::from_secs(60);
+/// Longest room name that is echoed in an ERROR; no valid one is longer.
+const ECHOED_ROOM_MAX: usize = 200;
+
+/// What a session may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Bytes of one WebSocket message.
+    pub max_frame_bytes: u32,
+    /// Bytes of the payload of PUBLISH.
+    pub max_payload_bytes: u32,
+    /// Rooms it may be in.
+    pub max_rooms: u32,
+    /// Application headers of one message.
+    pub headers: HeaderLimits,
+    /// Offences within a minute that are answered; one more closes.
+    pub max_offences: u32,
+}
+
+/// The moment at which something happened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) wall: OffsetDateTime,
+}
+
+/// The rules' memory of one session.
+#[derive(Debug)]
+pub(super) struct State {
+    session: SessionId,
+    identity: Identity,
+    limits: Arc<SessionLimits>,
+    /// Rooms joined, sorted: few, and found by bisection.
+    rooms: Vec<RoomId>,
+    offences: u32,
+    window: Option<Instant>,
+}
+
+/// What the actor must do next.
+#[derive(Debug, PartialEq)]
+pub(super) enum Action {
+    /// Send this.
+    Send(Box<v1::Envelope>),
+    /// Send ERROR.
+    Refuse(Refusal),
+    /// Enter the room, then tell `on_joined`.
+    Join(JoinRequest),
+    /// Leave the room at the Spine.
+    Leave(RoomId),
+    /// Publish, then tell `on_published`.
+    Publish(PublishRequest),
+    /// Verify the token, then tell `on_refreshed`.
+    Refresh(RefreshRequest),
+    /// The token now expires then, Unix seconds.
+    Expires(u64),
+    /// Close after all that was sent.
+    Close(CloseCode),
+}
+
+/// An ERROR and its exact cause.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) room: String,
+    pub(super) reference: u64,
+}
+
+/// An accepted JOIN.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct JoinRequest {
+    pub(super) room: RoomId,
+    pub(super) reference: u64,
+    pub(super) echo: bool,
+    pub(super) presence: bool,
+}
+
+/// An accepted PUBLISH.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PublishRequest {
+    pub(super) room: RoomId,
+    pub(super) reference: u64,
+    /// The finished MESSAGE Envelope.
+    pub(super) message: Bytes,
+    pub(super) twist: TwistId,
+    pub(super) ack: bool,
+}
+
+/// A REFRESH to verify.
+#[derive(PartialEq, Eq)]
+pub(super) struct RefreshRequest {
+    pub(super) token: String,
+    pub(super) reference: u64,
+}
+
+/// The actions that follow from one event: mostly one, so none is allocated for.
+#[derive(Debug, Default)]
+pub(super) struct Actions {
+    first: Option<Action>,
+    rest: Vec<Action>,
+}
+
+// === impl State ===
+
+impl State {
+    /// A session that was accepted with this identity.
+    pub(super) fn new(session: SessionId, identity: Identity, limits: Arc<SessionLimits>) -> Self {
+        Self {
+            session,
+            identity,
+            limits,
+            rooms: Vec::new(),
+            offences: 0,
+            window: None,
+        }
+    }
+
+    /// Who the client is now.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Rooms the session is in.
+    pub(super) fn rooms(&self) -> &[RoomId] {
+        &self.rooms
+    }
+
+    /// What the session is told at its start.
+    pub(super) fn welcome(&self, heartbeat: Duration, shield_id: &str, now: Now) -> v1::Envelope {
+        envelope::welcome(v1::Welcome {
+            session_id: self.session.to_string(),
+            user: self.identity.user.to_string(),
+            tenant: self.identity.tenant.id.to_string(),
+            protocol_version: 1,
+            limits: Some(v1::Limits {
+                max_payload_bytes: self.max_payload(),
+                max_frame_bytes: self.limits.max_frame_bytes,
+                max_rooms: self.max_rooms(),
+                max_headers: self.limits.headers.max_headers as u32,
+                max_header_bytes: self.limits.headers.max_header_bytes as u32,
+            }),
+            heartbeat_secs: heartbeat.as_secs().max(1) as u32,
+            server_time_ms: (now.wall.unix_timestamp_nanos() / 1_000_000) as u64,
+            token_expires_at: self.identity.expires_at,
+            features: Vec::new(),
+            shield_id: shield_id.to_owned(),
+        })
+    }
+
+    /// A text frame came.
+    pub(super) fn on_text(&mut self, now: Now) -> Actions {
+        self.offence(ErrorCode::TextFrame, String::new(), 0, now)
+    }
+
+    /// A frame came that is no Envelope of a client.
+    pub(super) fn on_fault(&mut self, fault: ClientFault, now: Now) -> Actions {
+        self.offence(fault.code, fault.room, fault.reference, now)
+    }
+
+    /// A well-formed Envelope of a client came.
+    pub(super) fn on_envelope(&mut self, envelope: v1::Envelope, now: Now) -> Actions {
+        match envelope.op() {
+            Opcode::Ping => Action::send(envelope::pong(envelope.r#ref, envelope.payload)).into(),
+            Opcode::Refresh => match envelope.body {
+                Some(Body::Refresh(refresh)) => Action::Refresh(RefreshRequest {
+                    token: refresh.token,
+                    reference: envelope.r#ref,
+                })
+                .into(),
+                _ => self.offence(
+                    ErrorCode::ProtocolMismatch,
+                    envelope.room,
+                    envelope.r#ref,
+                    now,
+                ),
+            },
+            op @ (Opcode::Join
+            | Opcode::Leave
+            | Opcode::Publish
+            | Opcode::PresenceGet
+            | Opcode::PresenceSet) => match RoomId::parse(&envelope.room) {
+                Ok(room) => self.on_room(op, room, envelope, now),
+                Err(_) => self.offence(
+                    ErrorCode::RoomNameInvalid,
+                    envelope.room,
+                    envelope.r#ref,
+                    now,
+                ),
+            },
+            _ => self.offence(ErrorCode::UnknownOpcode, envelope.room, envelope.r#ref, now),
+        }
+    }
+
+    /// The Spine took or refused a room.
+    pub(super) fn on_joined(
+        &mut self,
+        request: JoinRequest,
+        result: Result<(), ErrorCode>,
+    ) -> Actions {
+        let JoinRequest {
+            room,
+            reference,
+            echo,
+            presence,
+        } = request;
+        if let Err(code) = result {
+            return refuse(code, room.as_str(), reference).into();
+        }
+        let joined = v1::Joined {
+            echo,
+            // None is in force before presence can be told.
+            presence: v1::PresenceMode::None.into(),
+        };
+        let mut actions = Actions::default();
+        actions.push(Action::send(envelope::joined(
+            room.as_str(),
+            reference,
+            joined,
+        )));
+        if presence {
+            let unavailable = refuse(ErrorCode::PresenceUnavailable, room.as_str(), reference);
+            actions.push(unavailable);
+        }
+        if let Err(at) = self.rooms.binary_search(&room) {
+            self.rooms.insert(at, room);
+        }
+        actions
+    }
+
+    /// The Spine took or refused a message. What was taken is acknowledged by
+    /// the owner of the barrier, if at all.
+    pub(super) fn on_published(
+        &mut self,
+        room: &RoomId,
+        reference: u64,
+        result: Result<(), ErrorCode>,
+        now: Now,
+    ) -> Actions {
+        match result {
+            Ok(()) => Actions::default(),
+            Err(code @ ErrorCode::PayloadTooLarge) => {
+                self.offence(code, room.to_string(), reference, now)
+            }
+            Err(code) => refuse(code, room.as_str(), reference).into(),
+        }
+    }
+
+    /// A new token was verified, or not.
+    pub(super) fn on_refreshed(
+        &mut self,
+        reference: u64,
+        result: Result<Identity, ErrorCode>,
+        now: Now,
+    ) -> Actions {
+        let same = |new: &Identity| {
+            new.tenant.id == self.identity.tenant.id && new.user == self.identity.user
+        };
+        let identity = match result {
+            Ok(identity) if same(&identity) => identity,
+            Ok(_) => return self.offence(ErrorCode::TokenMismatch, String::new(), reference, now),
+            // Each try costs a signature check, so guessing has an end.
+            Err(code) if code.needs_new_token() => {
+                return self.offence(code, String::new(), reference, now);
+            }
+            Err(code) => return refuse(code, "", reference).into(),
+        };
+        self.identity = identity;
+        let expires_at = self.identity.expires_at;
+        let mut actions = Actions::default();
+        actions.push(Action::Expires(expires_at));
+        actions.push(Action::send(envelope::refreshed(reference, expires_at)));
+        let grants = &self.identity.rooms;
+        let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.rooms)
+            .into_iter()
+            .partition(|room| grants.may_join(room));
+        self.rooms = kept;
+        for room in lost {
+            let left = envelope::left(room.as_str(), 0, Some(ErrorCode::JoinForbidden));
+            actions.push(Action::Leave(room));
+            actions.push(Action::send(left));
+        }
+        actions
+    }
+
+    /// What the session must be told before its token expires.
+    pub(super) fn token_expiring(&self) -> v1::Envelope {
+        envelope::token_expiring(self.identity.expires_at)
+    }
+
+    fn on_room(
+        &mut self,
+        op: Opcode,
+        room: RoomId,
+        envelope: v1::Envelope,
+        now: Now,
+    ) -> Actions {
+        let reference = envelope.r#ref;
+        let result = match op {
+            Opcode::Join => self.join(&room, reference, envelope.body),
+            Opcode::Leave => self.leave(&room, reference),
+            Opcode::Publish => self.publish(&room, envelope, now.wall),
+            _ => self.presence(&room, envelope.body),
+        };
+        match result {
+            Ok(actions) => actions,
+            Err(code) if is_offence(code) => self.offence(code, room.to_string(), reference, now),
+            Err(code) => refuse(code, room.as_str(), reference).into(),
+        }
+    }
+
+    fn join(
+        &self,
+        room: &RoomId,
+        reference: u64,
+        body: Option<Body>,
+    ) -> Result<Actions, ErrorCode> {
+        let options = match body {
+            Some(Body::Join(options)) => options,
+            _ => v1::Join::default(),
+        };
+        self.check_meta(&options.meta)?;
+        if self.is_in(room) {
+            return Err(ErrorCode::AlreadyJoined);
+        }
+        if !self.identity.rooms.may_join(room) {
+            return Err(ErrorCode::JoinForbidden);
+        }
+        if self.rooms.len() >= self.max_rooms() as usize {
+            return Err(ErrorCode::RoomLimit);
+        }
+        let presence = matches!(
+            options.presence(),
+            v1::PresenceMode::Count | v1::PresenceMode::Full
+        );
+        Ok(Action::Join(JoinRequest {
+            room: room.clone(),
+            reference,
+            echo: options.echo.unwrap_or(true),
+            presence,
+        })
+        .into())
+    }
+
+    fn leave(&mut self, room: &RoomId, reference: u64) -> Result<Actions, ErrorCode> {
+        let at = self.rooms.binary_search(room);
+        let at = at.map_err(|_| ErrorCode::NotJoined)?;
+        let mut actions = Actions::from(Action::Leave(self.rooms.remove(at)));
+        actions.push(Action::send(envelope::left(room.as_str(), reference, None)));
+        Ok(actions)
+    }
+
+    fn publish(
+        &self,
+        room: &RoomId,
+        envelope: v1::Envelope,
+        wall: OffsetDateTime,
+    ) -> Result<Actions, ErrorCode> {
+        if envelope.payload.len() > self.max_payload() as usize {
+            return Err(ErrorCode::PayloadTooLarge);
+        }
+        headers::check_client_headers(&envelope.headers, &self.limits.headers)?;
+        let Identity { role, rooms, .. } = &self.identity;
+        if !role.may_publish() || !rooms.may_publish(room) {
+            return Err(ErrorCode::PublishForbidden);
+        }
+        if !role.may_publish_unjoined() && !self.is_in(room) {
+            return Err(ErrorCode::NotJoined);
+        }
+        let ack = matches!(&envelope.body, Some(Body::Publish(options)) if options.ack);
+        let mut headers = envelope.headers;
+        let twist = stamp(&mut headers, wall);
+        let sender = v1::Sender {
+            user: self.identity.user.to_string(),
+            session: self.session.to_string(),
+        };
+        let message = envelope::message(room.as_str(), headers, envelope.payload, sender);
+        Ok(Action::Publish(PublishRequest {
+            room: room.clone(),
+            reference: envelope.r#ref,
+            message: message.encode_to_vec().into(),
+            twist,
+            ack,
+        })
+        .into())
+    }
+
+    fn presence(&self, room: &RoomId, body: Option<Body>) -> Result<Actions, ErrorCode> {
+        if let Some(Body::PresenceSet(set)) = &body {
+            self.check_meta(&set.meta)?;
+        }
+        if !self.is_in(room) {
+            return Err(ErrorCode::NotJoined);
+        }
+        Err(ErrorCode::PresenceUnavailable)
+    }
+
+    fn check_meta(&self, meta: &BTreeMap<String, String>) -> Result<(), ErrorCode> {
+        let bytes: usize = meta.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if meta.len() > self.limits.headers.max_headers
+            || bytes > self.limits.headers.max_header_bytes
+        {
+            return Err(ErrorCode::MetaTooLarge);
+        }
+        Ok(())
+    }
+
+    fn is_in(&self, room: &RoomId) -> bool {
+        self.rooms.binary_search(room).is_ok()
+    }
+
+    fn max_payload(&self) -> u32 {
+        let limits = self.identity.tenant.record.limits.as_ref();
+        let of_tenant = limits.map_or(0, |limits| limits.max_payload_bytes);
+        lower(self.limits.max_payload_bytes, of_tenant)
+    }
+
+    fn max_rooms(&self) -> u32 {
+        let limits = self.identity.tenant.record.limits.as_ref();
+        let of_tenant = limits.map_or(0, |limits| limits.max_rooms_per_session);
+        lower(self.limits.max_rooms, of_tenant)
+    }
+
+    /// Refuses, and closes a client that goes on and on.
+    fn offence(
+        &mut self,
+        code: ErrorCode,
+        mut room: String,
+        reference: u64,
+        now: Now,
+    ) -> Actions {
+        if room.len() > ECHOED_ROOM_MAX {
+            room = String::new();
+        }
+        let fresh = |start: Instant| now.instant.duration_since(start) < OFFENCE_WINDOW;
+        if !self.window.is_some_and(fresh) {
+            self.window = Some(now.instant);
+            self.offences = 0;
+        }
+        self.offences += 1;
+        let mut actions = Actions::from(Action::Refuse(Refusal {
+            code,
+            room,
+            reference,
+        }));
+        if self.offences > self.limits.max_offences {
+            actions.push(Action::Close(CloseCode::TooManyOffences));
+        }
+        actions
+    }
+}
+
+/// What a client that follows the protocol never does.
+fn is_offence(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::PayloadTooLarge
+            | ErrorCode::HeadersTooLarge
+            | ErrorCode::HeaderReserved
+            | ErrorCode::HeaderInvalid
+            | ErrorCode::MetaTooLarge
+    )
+}
+
+fn refuse(code: ErrorCode, room: &str, reference: u64) -> Action {
+    Action::Refuse(Refusal {
+        code,
+        room: room.to_owned(),
+        reference,
+    })
+}
+
+/// The platform's limit, or the tenant's where that is lower; 0 is none.
+fn lower(platform: u32, tenant: u32) -> u32 {
+    match tenant {
+        0 => platform,
+        tenant => platform.min(tenant),
+    }
+}
+
+/// Sets the headers that are ours; the message's id.
+fn stamp(headers: &mut BTreeMap<String, String>, wall: OffsetDateTime) -> TwistId {
+    let offered = headers.get(headers::X_TWIST_ID);
+    let twist = offered.and_then(|text| TwistId::parse(text).ok());
+    let twist = twist.unwrap_or_else(|| {
+        let twist = TwistId::new();
+        headers.insert(headers::X_TWIST_ID.to_owned(), twist.to_string());
+        twist
+    });
+    headers.insert(headers::X_TIMESTAMP.to_owned(), headers::timestamp(wall));
+    if let Some(parent) = headers.get(headers::TRACEPARENT)
+        && !is_traceparent(parent)
+    {
+        headers.remove(headers::TRACEPARENT);
+    }
+    twist
+}
+
+/// Version 00 of W3C Trace Context, the only one there is.
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let mut parts = text.split('-');
+    let mut next = || parts.next().unwrap_or_default();
+    let (version, trace, span, flags) = (next(), next(), next(), next());
+    let id = |part: &str, len| hex(part, len) && part.bytes().any(|b| b != b'0');
+    version == "00"
+        && id(trace, 32)
+        && id(span, 16)
+        && hex(flags, 2)
+        && parts.next().is_none()
+}
+
+// === impl Action ===
+
+impl Action {
+    fn send(envelope: v1::Envelope) -> Self {
+        Self::Send(Box::new(envelope))
+    }
+}
+
+// === impl RefreshRequest ===
+
+impl std::fmt::Debug for RefreshRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the token.
+        f.debug_struct("RefreshRequest")
+            .field("reference", &self.reference)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Actions ===
+
+impl Actions {
+    fn push(&mut self, action: Action) {
+        match self.first {
+            None => self.first = Some(action),
+            Some(_) => self.rest.push(action),
+        }
+    }
+}
+
+impl From<Action> for Actions {
+    fn from(action: Action) -> Self {
+        Self {
+            first: Some(action),
+            rest: Vec::new(),
+        }
+    }
+}
+
+impl IntoIterator for Actions {
+    type Item = Action;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Action>, std::vec::IntoIter<Action>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.rest)
+    }
+}
