@@ -20,8 +20,7 @@ use arqon_proto::{
     v1,
 };
 use arqon_telemetry::{
-    Counter,
-    Metrics,
+    Counter, Metrics,
     labels::{GapReason, QueueDrop},
 };
 
@@ -111,6 +110,10 @@ pub(super) enum Take {
     Close(CloseCode),
 }
 
+/// Messages dropped, per room.
+#[derive(Default)]
+struct Lost(Vec<(RoomId, u64)>);
+
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Entry>,
@@ -120,7 +123,7 @@ struct Queue {
     droppable: u32,
     waker: Option<Waker>,
     /// Messages dropped per room since the last batch; rare, hence boxed.
-    lost: Option<Box<Vec<(RoomId, u64)>>>,
+    lost: Option<Box<Lost>>,
     closing: Option<CloseCode>,
     ended: bool,
 }
@@ -241,7 +244,12 @@ impl Outbox {
     }
 
     /// Frees what was `written` and moves the next frames into `batch`, which is empty.
-    pub(super) fn take(&self, cx: &Context<'_>, written: Load, batch: &mut VecDeque<Entry>) -> Take {
+    pub(super) fn take(
+        &self,
+        cx: &Context<'_>,
+        written: Load,
+        batch: &mut VecDeque<Entry>,
+    ) -> Take {
         debug_assert!(batch.is_empty());
         let mut queue = self.lock();
         queue.load.release(written);
@@ -342,13 +350,16 @@ impl Outbox {
         queue.load.release(dropped);
         queue.droppable = 0;
         queue.closing = Some(CloseCode::SlowReader);
-        self.limits.counters.slow_reader.inc_by(dropped.messages.into());
+        self.limits
+            .counters
+            .slow_reader
+            .inc_by(dropped.messages.into());
     }
 
     /// Tells what was lost, in front of the messages that came after.
     #[cold]
-    fn report(&self, queue: &mut Queue, lost: Vec<(RoomId, u64)>, batch: &mut VecDeque<Entry>) {
-        for (room, missed) in lost {
+    fn report(&self, queue: &mut Queue, lost: Lost, batch: &mut VecDeque<Entry>) {
+        for (room, missed) in lost.0 {
             let gap = envelope::gap(room.as_str(), v1::GapReason::SlowReader, Some(missed));
             let entry = Entry {
                 frame: Frame::envelope(&gap),
@@ -410,7 +421,7 @@ impl Queue {
     }
 
     fn lose(&mut self, room: RoomId) {
-        let lost = self.lost.get_or_insert_default();
+        let lost = &mut self.lost.get_or_insert_default().0;
         match lost.iter_mut().find(|(lost, _)| *lost == room) {
             Some((_, missed)) => *missed += 1,
             None => lost.push((room, 1)),
@@ -456,5 +467,228 @@ impl Load {
         self.message_bytes -= written.message_bytes;
         self.control -= written.control;
         self.control_bytes -= written.control_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        task::Wake,
+    };
+
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicU32);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn outbox(max_bytes: usize, max_messages: usize, overflow: Overflow) -> Outbox {
+        let limits = OutboxLimits::new(max_bytes, max_messages, overflow, 4, 4, &Metrics::new());
+        Outbox::new(SessionId::new(), Arc::new(limits))
+    }
+
+    fn room(name: &str) -> RoomId {
+        RoomId::parse(name).expect("a valid name")
+    }
+
+    fn numbered(number: u32, padding: usize) -> Frame {
+        let mut payload = number.to_be_bytes().to_vec();
+        payload.resize(4 + padding, 0);
+        Frame::binary(&payload)
+    }
+
+    fn number(entry: &Entry) -> u32 {
+        u32::from_be_bytes(entry.frame.payload()[..4].try_into().expect("four bytes"))
+    }
+
+    fn load_of(batch: &VecDeque<Entry>) -> Load {
+        let mut load = Load::default();
+        batch.iter().for_each(|entry| load.add(entry));
+        load
+    }
+
+    /// The GAP frames of a batch: room and how many.
+    fn gaps(batch: &VecDeque<Entry>) -> Vec<(String, u64)> {
+        let control = batch.iter().filter(|entry| !entry.is_message());
+        control
+            .filter_map(|entry| {
+                let envelope = v1::Envelope::decode(entry.frame.payload()).ok()?;
+                match envelope.body {
+                    Some(v1::envelope::Body::Gap(gap)) => {
+                        assert_eq!(gap.reason(), v1::GapReason::SlowReader);
+                        Some((envelope.room, gap.missed.expect("the count is known")))
+                    }
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_task_is_woken_once_until_it_found_the_queue_empty() {
+        let outbox = outbox(1 << 20, 100, Overflow::CloseAndReconnect);
+        let wakes = Arc::new(Wakes::default());
+        let waker = wakes.clone().into();
+        let cx = Context::from_waker(&waker);
+        let mut batch = VecDeque::new();
+        assert_eq!(outbox.take(&cx, Load::default(), &mut batch), Take::Empty);
+        for n in 0..10 {
+            outbox.push_message(&room("a"), &numbered(n, 0));
+        }
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(outbox.take(&cx, Load::default(), &mut batch), Take::Frames);
+        assert_eq!(
+            batch.iter().map(number).collect::<Vec<_>>(),
+            Vec::from_iter(0..10)
+        );
+        outbox.push_message(&room("a"), &numbered(10, 0));
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "the task is at work");
+    }
+
+    #[test]
+    fn a_slow_reader_is_closed_and_its_messages_forgotten_at_once() {
+        let outbox = outbox(1 << 20, 16, Overflow::CloseAndReconnect);
+        let cx = Context::from_waker(Waker::noop());
+        outbox.push_control(Frame::ping());
+        for n in 0..17 {
+            outbox.push_message(&room("a"), &numbered(n, 0));
+        }
+        assert_eq!(outbox.lock().load.messages, 0);
+        outbox.close(CloseCode::GoingAway);
+        let mut batch = VecDeque::new();
+        assert_eq!(outbox.take(&cx, Load::default(), &mut batch), Take::Frames);
+        assert_eq!(batch.len(), 1, "the ping alone");
+        let written = load_of(&batch);
+        batch.clear();
+        assert_eq!(
+            outbox.take(&cx, written, &mut batch),
+            Take::Close(CloseCode::SlowReader),
+            "the first close wins"
+        );
+        assert_eq!(outbox.limits.counters.slow_reader.get(), 17);
+    }
+
+    #[test]
+    fn an_overrun_reserve_closes() {
+        let outbox = outbox(1 << 20, 16, Overflow::DropOldest);
+        let cx = Context::from_waker(Waker::noop());
+        for _ in 0..=outbox.limits.reserve_frames {
+            outbox.push_control(Frame::ping());
+        }
+        let mut batch = VecDeque::new();
+        let mut frames = 0;
+        let mut written = Load::default();
+        let end = loop {
+            match outbox.take(&cx, written, &mut batch) {
+                Take::Frames => {
+                    frames += batch.len();
+                    written = load_of(&batch);
+                    batch.clear();
+                }
+                end => break end,
+            }
+        };
+        assert_eq!(end, Take::Close(CloseCode::SlowReader));
+        assert_eq!(frames, outbox.limits.reserve_frames);
+    }
+
+    #[test]
+    fn a_frame_over_the_whole_bound_gives_a_gap_and_nothing_else() {
+        let outbox = outbox(100, 16, Overflow::DropOldest);
+        let cx = Context::from_waker(Waker::noop());
+        outbox.push_message(&room("a"), &numbered(1, 200));
+        let mut batch = VecDeque::new();
+        assert_eq!(outbox.take(&cx, Load::default(), &mut batch), Take::Frames);
+        assert_eq!(gaps(&batch), [("a".to_owned(), 1)]);
+        assert_eq!(batch.len(), 1);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Message { room: bool, padding: usize },
+        Control,
+        Take,
+        Written,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (any::<bool>(), 0_usize..300).prop_map(|(room, padding)| Step::Message { room, padding }),
+            1 => Just(Step::Control),
+            1 => Just(Step::Take),
+            1 => Just(Step::Written),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        /// Bounds hold at every moment, order is kept, only MESSAGE is
+        /// dropped, and every dropped one is told before what came after it.
+        #[test]
+        fn drop_oldest_is_bounded_ordered_and_told(steps in steps()) {
+            const BYTES: usize = 1000;
+            const MESSAGES: usize = 8;
+            let outbox = outbox(BYTES, MESSAGES, Overflow::DropOldest);
+            let cx = Context::from_waker(Waker::noop());
+            let rooms = [room("a"), room("b")];
+            let mut pushed = 0_u32;
+            let mut controls = (0, 0);
+            let mut told = 0;
+            let mut seen = Vec::new();
+            let mut batch = VecDeque::new();
+            let mut unwritten = Load::default();
+            let mut take = |unwritten: &mut Load, batch: &mut VecDeque<Entry>, seen: &mut Vec<u32>| {
+                let take = outbox.take(&cx, std::mem::take(unwritten), batch);
+                told += gaps(batch).iter().map(|(_, missed)| missed).sum::<u64>();
+                controls.1 += batch.iter().filter(|e| e.frame == Frame::ping()).count();
+                seen.extend(batch.iter().filter(|e| e.is_message()).map(number));
+                // All that is missing before a message was told before it.
+                if let Some(last) = seen.last().filter(|_| batch.iter().any(Entry::is_message)) {
+                    assert_eq!(u64::from(last + 1), seen.len() as u64 + told);
+                }
+                take
+            };
+            for step in steps {
+                match step {
+                    Step::Message { room, padding } => {
+                        outbox.push_message(&rooms[usize::from(room)], &numbered(pushed, padding));
+                        pushed += 1;
+                    }
+                    Step::Control => {
+                        outbox.push_control(Frame::ping());
+                        controls.0 += 1;
+                    }
+                    Step::Take if batch.is_empty() => {
+                        take(&mut unwritten, &mut batch, &mut seen);
+                    }
+                    Step::Take => {}
+                    Step::Written => {
+                        batch.drain(..).for_each(|entry| unwritten.add(&entry));
+                    }
+                }
+                let load = outbox.lock().load;
+                prop_assert!(load.messages as usize <= MESSAGES);
+                prop_assert!(load.message_bytes as usize <= BYTES);
+            }
+            loop {
+                batch.drain(..).for_each(|entry| unwritten.add(&entry));
+                if take(&mut unwritten, &mut batch, &mut seen) == Take::Empty {
+                    break;
+                }
+            }
+            prop_assert!(seen.is_sorted());
+            prop_assert_eq!(controls.0, controls.1);
+            prop_assert_eq!(u64::from(pushed), seen.len() as u64 + told);
+            prop_assert_eq!(outbox.lock().load, Load::default());
+        }
     }
 }

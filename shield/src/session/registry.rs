@@ -13,6 +13,7 @@ use arqon_proto::{
     codes::CloseCode,
     envelope,
     names::{SessionId, TenantId},
+    v1,
 };
 use tokio::sync::watch;
 
@@ -112,11 +113,11 @@ impl Sessions {
 
     /// Sends GOAWAY to every session, and to every one that still comes.
     pub fn goaway_all(&self, retry_after: Duration, spread: Duration, deadline: Duration) {
-        let frame = Frame::envelope(&envelope::goaway(
-            millis(retry_after),
-            millis(spread),
-            millis(deadline),
-        ));
+        let frame = Frame::envelope(&envelope::goaway(v1::Goaway {
+            retry_after_ms: millis(retry_after),
+            spread_ms: millis(spread),
+            deadline_ms: millis(deadline),
+        }));
         let all = {
             let mut table = self.lock();
             table.goaway = Some(frame.clone());
