@@ -1,0 +1,319 @@
+//! The data on the CONTROL account: records of tenants and pools in KV, the
+//! orders to Shields and their beats.
+//!
+//! Everything hangs on one [`Connection`] that never comes back: when it
+//! breaks, each stream from here ends with an error at once (the client's own
+//! watcher would be silent for 10 s and then repeat itself), and the owner
+//! opens a new connection and reads from the start.
+
+mod records;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use prost::Message as _;
+
+use async_nats::jetstream;
+use async_nats::{HeaderMap, Subject};
+
+use arqon_proto::names::{NodeId, TenantId};
+use arqon_proto::v1;
+
+pub use records::{PoolEvent, Record, RecordEvent, RecordStream, TenantEvent};
+
+use crate::connect::{Closed, Connection};
+use crate::subjects;
+use records::Bucket;
+
+/// Set on every order and beat. JetStream delivers stored messages to any
+/// subject a consumer names, past the consumer's own permissions; it cannot
+/// add a header, so such a message is never taken for an order.
+const KIND: &str = "Arqon-Kind";
+const ORDER: &str = "order";
+const BEAT: &str = "beat";
+
+/// The CONTROL account as seen over one connection.
+#[derive(Debug, Clone)]
+pub struct ControlStore {
+    client: async_nats::Client,
+    closed: Closed,
+    tenants: Bucket<v1::TenantRecord>,
+    pools: Bucket<v1::PoolRecord>,
+}
+
+/// Why CONTROL could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The bucket is missing or may not be opened.
+    #[error("cannot open KV bucket `{bucket}`")]
+    Bucket {
+        /// The bucket.
+        bucket: String,
+        /// The reason.
+        source: BoxError,
+    },
+    /// The record cannot be read.
+    #[error("cannot read `{key}` in KV bucket `{bucket}`")]
+    Read {
+        /// The bucket.
+        bucket: &'static str,
+        /// The key.
+        key: String,
+        /// The reason.
+        source: BoxError,
+    },
+    /// The record cannot be written.
+    #[error("cannot write `{key}` in KV bucket `{bucket}`")]
+    Write {
+        /// The bucket.
+        bucket: &'static str,
+        /// The key.
+        key: String,
+        /// The reason.
+        source: BoxError,
+    },
+    /// Another writer was first: the record exists, or is at another revision.
+    #[error("`{key}` in KV bucket `{bucket}` was changed by another writer")]
+    Conflict {
+        /// The bucket.
+        bucket: &'static str,
+        /// The key.
+        key: String,
+    },
+    /// The watch broke; only a new one is complete again.
+    #[error("the watch on KV bucket `{bucket}` broke")]
+    Watch {
+        /// The bucket.
+        bucket: &'static str,
+        /// The reason.
+        source: BoxError,
+    },
+    /// The connection is over.
+    #[error("the connection to CONTROL is closed")]
+    Closed,
+    /// A message could not be sent.
+    #[error("cannot publish on `{subject}`")]
+    Publish {
+        /// The subject.
+        subject: String,
+        /// The reason.
+        source: BoxError,
+    },
+    /// A subscription could not be made.
+    #[error("cannot subscribe to `{subject}`")]
+    Subscribe {
+        /// The subject.
+        subject: String,
+        /// The reason.
+        source: BoxError,
+    },
+}
+
+/// Any error of the client, kept as a cause.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+// === impl ControlStore ===
+
+impl ControlStore {
+    /// CONTROL over `connection`; opens nothing yet.
+    pub fn new(connection: &Connection) -> Self {
+        let client = connection.client.clone();
+        let context = jetstream::new(client.clone());
+        ControlStore {
+            tenants: Bucket::new(context.clone(), connection.closed.clone()),
+            pools: Bucket::new(context, connection.closed.clone()),
+            closed: connection.closed.clone(),
+            client,
+        }
+    }
+
+    /// Creates the buckets that are missing (admin only). `replicas` is 1 on a
+    /// single server, 3 on a cluster.
+    pub async fn ensure_buckets(&self, replicas: usize) -> Result<(), ControlError> {
+        let context = jetstream::new(self.client.clone());
+        for bucket in [subjects::BUCKET_TENANTS, subjects::BUCKET_POOLS] {
+            let config = jetstream::kv::Config {
+                bucket: bucket.to_owned(),
+                history: 1,
+                num_replicas: replicas,
+                ..Default::default()
+            };
+            context
+                .create_key_value(config)
+                .await
+                .map_err(|source| ControlError::Bucket {
+                    bucket: bucket.to_owned(),
+                    source: source.into(),
+                })?;
+        }
+        Ok(())
+    }
+
+    /// A tenant's record and its revision.
+    pub async fn get_tenant(
+        &self,
+        id: &TenantId,
+    ) -> Result<Option<(v1::TenantRecord, u64)>, ControlError> {
+        self.tenants.get(id.as_str()).await
+    }
+
+    /// Writes the record of a new tenant; [`ControlError::Conflict`] if it has one.
+    pub async fn create_tenant(&self, record: &v1::TenantRecord) -> Result<u64, ControlError> {
+        self.tenants.create(record).await
+    }
+
+    /// Replaces a tenant's record if it is still at `revision`; returns the new one.
+    pub async fn put_tenant(
+        &self,
+        record: &v1::TenantRecord,
+        revision: u64,
+    ) -> Result<u64, ControlError> {
+        self.tenants.put(record, revision).await
+    }
+
+    /// Deletes a tenant's record.
+    pub async fn delete_tenant(&self, id: &TenantId) -> Result<(), ControlError> {
+        self.tenants.delete(id.as_str()).await
+    }
+
+    /// All tenants with their revisions, by id.
+    pub async fn list_tenants(&self) -> Result<Vec<(v1::TenantRecord, u64)>, ControlError> {
+        self.tenants.list().await
+    }
+
+    /// All tenants, then [`RecordEvent::Synced`], then every change; ends after
+    /// the first error.
+    pub async fn watch_tenants(&self) -> Result<RecordStream<v1::TenantRecord>, ControlError> {
+        self.tenants.watch().await
+    }
+
+    /// A pool's record and its revision.
+    pub async fn get_pool(
+        &self,
+        name: &NodeId,
+    ) -> Result<Option<(v1::PoolRecord, u64)>, ControlError> {
+        self.pools.get(name.as_str()).await
+    }
+
+    /// Writes the record of a new pool; [`ControlError::Conflict`] if it has one.
+    pub async fn create_pool(&self, record: &v1::PoolRecord) -> Result<u64, ControlError> {
+        self.pools.create(record).await
+    }
+
+    /// Replaces a pool's record if it is still at `revision`; returns the new one.
+    pub async fn put_pool(
+        &self,
+        record: &v1::PoolRecord,
+        revision: u64,
+    ) -> Result<u64, ControlError> {
+        self.pools.put(record, revision).await
+    }
+
+    /// All pools with their revisions, by name.
+    pub async fn list_pools(&self) -> Result<Vec<(v1::PoolRecord, u64)>, ControlError> {
+        self.pools.list().await
+    }
+
+    /// All pools, then [`RecordEvent::Synced`], then every change; ends after
+    /// the first error.
+    pub async fn watch_pools(&self) -> Result<RecordStream<v1::PoolRecord>, ControlError> {
+        self.pools.watch().await
+    }
+
+    /// Publishes a Shield's report.
+    pub async fn publish_beat(
+        &self,
+        id: &NodeId,
+        beat: &v1::ShieldBeat,
+    ) -> Result<(), ControlError> {
+        self.publish(subjects::shield_beat(id), BEAT, beat.encode_to_vec())
+            .await
+    }
+
+    /// The reports of all Shields. A report that names another Shield than its
+    /// subject is dropped.
+    pub async fn subscribe_beats(
+        &self,
+    ) -> Result<BoxStream<'static, v1::ShieldBeat>, ControlError> {
+        let messages = self.subscribe(subjects::shield_beats().to_owned()).await?;
+        Ok(messages
+            .filter_map(|message| async move {
+                let beat = v1::ShieldBeat::decode(typed(&message, BEAT)?).ok()?;
+                let id = NodeId::parse(&beat.shield).ok()?;
+                (message.subject.as_str() == subjects::shield_beat(&id)).then_some(beat)
+            })
+            .boxed())
+    }
+
+    /// Sends an order to one Shield, or to all with `None`; admin only.
+    pub async fn send_order(
+        &self,
+        to: Option<&NodeId>,
+        order: v1::control::Order,
+    ) -> Result<(), ControlError> {
+        let subject = to.map_or_else(|| subjects::ctl_all().to_owned(), subjects::ctl_shield);
+        let control = v1::Control { order: Some(order) };
+        self.publish(subject, ORDER, control.encode_to_vec()).await
+    }
+
+    /// The orders to one Shield and those to all; ends with the connection.
+    pub async fn subscribe_orders(
+        &self,
+        id: &NodeId,
+    ) -> Result<BoxStream<'static, v1::control::Order>, ControlError> {
+        let all = self.subscribe(subjects::ctl_all().to_owned()).await?;
+        let own = self.subscribe(subjects::ctl_shield(id)).await?;
+        Ok(stream::select(all, own)
+            .filter_map(|message| async move {
+                v1::Control::decode(typed(&message, ORDER)?).ok()?.order
+            })
+            .boxed())
+    }
+
+    /// Returns when the server has answered, so has everything sent before.
+    pub async fn flush(&self) -> Result<(), ControlError> {
+        self.client.flush().await.map_err(|_| ControlError::Closed)
+    }
+
+    /// Tells when the connection is over.
+    pub fn closed(&self) -> &Closed {
+        &self.closed
+    }
+
+    async fn publish(
+        &self,
+        subject: String,
+        kind: &str,
+        payload: Vec<u8>,
+    ) -> Result<(), ControlError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(KIND, kind);
+        let failed = |source: BoxError| ControlError::Publish {
+            subject: subject.clone(),
+            source,
+        };
+        self.client
+            .publish_with_headers(Subject::from(subject.clone()), headers, payload.into())
+            .await
+            .map_err(|source| failed(source.into()))?;
+        self.client
+            .flush()
+            .await
+            .map_err(|source| failed(source.into()))
+    }
+
+    async fn subscribe(&self, subject: String) -> Result<async_nats::Subscriber, ControlError> {
+        self.client
+            .subscribe(subject.clone())
+            .await
+            .map_err(|source| ControlError::Subscribe {
+                subject,
+                source: source.into(),
+            })
+    }
+}
+
+/// The payload, if the message is of this kind.
+fn typed(message: &async_nats::Message, kind: &str) -> Option<Bytes> {
+    let headers = message.headers.as_ref()?;
+    (headers.get(KIND)?.as_str() == kind).then(|| message.payload.clone())
+}
