@@ -245,11 +245,7 @@ pub fn control_shield_template() -> Template {
         publish: Permission::allow(
             reads.chain([format!("shield.{OWN_NAME}.>"), OWN_INBOX.to_owned()]),
         ),
-        subscribe: Permission::allow([
-            "ctl.all.>",
-            &format!("ctl.shield.{OWN_NAME}.>"),
-            OWN_INBOX,
-        ]),
+        subscribe: Permission::allow(["ctl.all.>", &format!("ctl.shield.{OWN_NAME}.>"), OWN_INBOX]),
         subs: 256,
         ..standard()
     }

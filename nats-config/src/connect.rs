@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_nats::connection::State;
-use async_nats::{Auth, AuthError, ConnectErrorKind, ConnectOptions, ReconnectToServer, ServerAddr};
+use async_nats::{
+    Auth, AuthError, ConnectErrorKind, ConnectOptions, ReconnectToServer, ServerAddr,
+};
 use rand::seq::SliceRandom;
 
 pub use events::{Closed, Events, SpineEvent};
@@ -234,7 +236,10 @@ fn one_signature(user: &MintedUser) -> ConnectOptions {
 fn one_choice(
     real: ServerAddr,
     nowhere: ServerAddr,
-) -> impl Fn(Vec<async_nats::Server>, async_nats::ServerInfo) -> std::future::Ready<Option<ReconnectToServer>>
+) -> impl Fn(
+    Vec<async_nats::Server>,
+    async_nats::ServerInfo,
+) -> std::future::Ready<Option<ReconnectToServer>>
 + Send
 + Sync
 + 'static {

@@ -26,7 +26,9 @@ pub struct NatsServerBinary {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// None was found.
-    #[error("no nats-server in PATH nor in .tools/bin; at least {MINIMUM_VERSION} is needed: {REMEDY}")]
+    #[error(
+        "no nats-server in PATH nor in .tools/bin; at least {MINIMUM_VERSION} is needed: {REMEDY}"
+    )]
     NotFound,
     /// The one found is too old.
     #[error(
@@ -40,7 +42,9 @@ pub enum ServerError {
         found: String,
     },
     /// What it prints as its version is none.
-    #[error("cannot tell the version of nats-server from `{found}`; at least {MINIMUM_VERSION} is needed: {REMEDY}")]
+    #[error(
+        "cannot tell the version of nats-server from `{found}`; at least {MINIMUM_VERSION} is needed: {REMEDY}"
+    )]
     NoVersion {
         /// What it printed.
         found: String,

@@ -83,7 +83,10 @@ fn write_all(
         let _ = writeln!(preload, "  {key}: {}", claims.sign(&signing)?);
     }
     let mut write = || -> std::fmt::Result {
-        writeln!(out, "# Made by ArqonBus from the state folder; changes are lost.")?;
+        writeln!(
+            out,
+            "# Made by ArqonBus from the state folder; changes are lost."
+        )?;
         writeln!(out, "server_name: {}", params.name)?;
         writeln!(out, "listen: \"{}\"", params.listen)?;
         if let Some(http) = params.http {

@@ -132,12 +132,18 @@ impl StateFolder {
     /// Opens the folder, first making every key that is missing.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self, StateError> {
         let state = StateFolder { root: path.into() };
-        for folder in ["", "operator", "sys", "control", "brain", "debug", "pools", "users"] {
+        for folder in [
+            "", "operator", "sys", "control", "brain", "debug", "pools", "users",
+        ] {
             create_folder(&state.root.join(folder))?;
         }
         state.make_key("operator/identity.nk", KeyPair::new_operator)?;
         state.make_key("operator/signing.nk", KeyPair::new_operator)?;
-        for account in [FixedAccount::Sys, FixedAccount::Control, FixedAccount::Brain] {
+        for account in [
+            FixedAccount::Sys,
+            FixedAccount::Control,
+            FixedAccount::Brain,
+        ] {
             let path = state.root.join(account.folder()).join("account.pub");
             if !path.exists() {
                 write_file(&path, KeyPair::new_account().public_key().as_bytes())?;
@@ -226,7 +232,11 @@ impl StateFolder {
 
     /// The key that signs people's users in tenants.
     pub fn debug_key(&self, write: bool) -> Result<KeyPair, StateError> {
-        let file = if write { "debug/write.nk" } else { "debug/read.nk" };
+        let file = if write {
+            "debug/write.nk"
+        } else {
+            "debug/read.nk"
+        };
         self.key(file, KeyPairType::Account)
     }
 
@@ -238,7 +248,12 @@ impl StateFolder {
         ttl: Option<Duration>,
     ) -> Result<MintedUser, StateError> {
         let account = self.account(role.account())?;
-        Ok(mint_user(&self.role_key(role)?, &account, name.as_str(), ttl)?)
+        Ok(mint_user(
+            &self.role_key(role)?,
+            &account,
+            name.as_str(),
+            ttl,
+        )?)
     }
 
     /// The `.creds` file of a service of a role, minted if it is not there yet.
@@ -351,9 +366,12 @@ impl StateFolder {
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let number = name
-                .to_str()
-                .and_then(|name| name.strip_prefix("fleet-")?.strip_suffix(".nk")?.parse().ok());
+            let number = name.to_str().and_then(|name| {
+                name.strip_prefix("fleet-")?
+                    .strip_suffix(".nk")?
+                    .parse()
+                    .ok()
+            });
             if let Some(number) = number {
                 files.push((number, entry.path()));
             }
@@ -449,8 +467,11 @@ fn refuse_open(path: &Path, wanted: u32) -> Result<(), StateError> {
 
 impl FixedAccount {
     /// All of them, in the order a server is given them.
-    pub const ALL: [FixedAccount; 3] =
-        [FixedAccount::Sys, FixedAccount::Control, FixedAccount::Brain];
+    pub const ALL: [FixedAccount; 3] = [
+        FixedAccount::Sys,
+        FixedAccount::Control,
+        FixedAccount::Brain,
+    ];
 
     fn folder(self) -> &'static str {
         match self {

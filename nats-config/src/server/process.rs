@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ impl Process {
         mut params: ServerParams,
         io: Io,
     ) -> Result<Self, ProcessError> {
-        let choose = [params.listen.port(), 0].contains(&0);
+        let choose = params.listen.port() == 0;
         let wanted = params.clone();
         let mut attempts = if choose { 5 } else { 1 };
         loop {
@@ -225,11 +225,13 @@ impl Process {
     fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
         let pid = self.pid().ok_or(ProcessError::NotRunning)?;
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        raw.map_or(Err(rustix::io::Errno::SRCH), |raw| kill_process(raw, signal))
-            .map_err(|source| ProcessError::Signal {
-                pid,
-                source: source.into(),
-            })
+        raw.map_or(Err(rustix::io::Errno::SRCH), |raw| {
+            kill_process(raw, signal)
+        })
+        .map_err(|source| ProcessError::Signal {
+            pid,
+            source: source.into(),
+        })
     }
 
     fn wait_ready(&mut self) -> Result<(), ProcessError> {
@@ -270,7 +272,9 @@ fn greets(listen: SocketAddr) -> bool {
         return false;
     };
     let mut greeting = [0; 5];
-    stream.set_read_timeout(Some(Duration::from_secs(1))).is_ok()
+    stream
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .is_ok()
         && stream.read_exact(&mut greeting).is_ok()
         && &greeting == b"INFO "
 }
@@ -307,6 +311,3 @@ impl Io {
             .to_owned()
     }
 }
-
-#[allow(dead_code)]
-fn _assert_paths(_: &Path) {}
