@@ -5,6 +5,7 @@
 //! `log` sets up the log from the manifest alone, and prints error chains.
 
 pub mod labels;
+pub mod log;
 pub mod metrics;
 
 pub use metrics::Metrics;
