@@ -13,6 +13,10 @@ mod token;
 mod trust;
 
 #[cfg(test)]
+mod jwks_tests;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -1,1 +1,46 @@
 //! The HTTP edge: listeners, TLS, the upgrade to WebSocket, health.
+//!
+//! accept → a place among the handshakes → TLS → HTTP request → token → `101`
+//! → `Edge::open`. The task of the handshake ends there with all it needed; a
+//! session starts with nothing but its socket and its identity. A place is
+//! held from the client's first byte on, so that silent connections take none.
+
+mod admin;
+mod connection;
+mod health;
+mod listener;
+mod refusal;
+mod socket;
+mod tls;
+mod upgrade;
+
+use std::sync::Arc;
+
+use arqon_spine::manifest::Listen;
+use arqon_telemetry::Metrics;
+use bytes::Bytes;
+use tokio_rustls::TlsAcceptor;
+
+use crate::auth::{Identity, Verifier};
+
+pub use admin::{Status, StatusSource, TenantStatus, admin_router};
+pub use health::{Readiness, Unready};
+pub use listener::{bind, serve};
+pub use socket::Socket;
+pub use tls::{TlsError, acceptor};
+
+/// What every connection of the public listener shares.
+pub struct Edge {
+    /// The manifest's `[listen]`.
+    pub listen: Listen,
+    /// None: plain text.
+    pub tls: Option<TlsAcceptor>,
+    /// Judges tokens.
+    pub verifier: Arc<Verifier>,
+    /// Whether sessions are accepted at all.
+    pub readiness: Arc<Readiness>,
+    /// Takes over an accepted socket, with what was read behind the handshake.
+    pub open: Box<dyn Fn(Socket, Bytes, Identity) + Send + Sync>,
+    /// Counts.
+    pub metrics: Metrics,
+}

@@ -1,0 +1,234 @@
+//! One connection, from its first byte to `101` or to a refusal.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arqon_proto::codes::ErrorCode;
+use arqon_telemetry::labels::{Code, ConnectionRefusal};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Extension, Request, State},
+    response::{IntoResponse as _, Response},
+    routing::{any, get},
+};
+use bytes::Bytes;
+use http::{StatusCode, request::Parts};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tower_service::Service as _;
+
+use super::{
+    Edge, Socket,
+    health::healthz,
+    listener::{Places, refused},
+    refusal::Refusal,
+    upgrade::Offer,
+};
+use crate::auth::Identity;
+
+/// How long a client that is sent away has to take the answer.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is read from it meanwhile: unread bytes at close would turn into a
+/// reset that overtakes the answer.
+const REFUSAL_READ_BYTES: u64 = 64 * 1024;
+
+/// Where the request leaves the identity it proved, for the connection to find.
+type Proved = Arc<Mutex<Option<Identity>>>;
+
+/// The routes of the public listener.
+pub(super) fn router(edge: &Arc<Edge>) -> Router {
+    Router::new()
+        .route("/v1/socket", any(socket))
+        .route("/healthz", get(healthz))
+        .route(
+            "/readyz",
+            get(async |State(edge): State<Arc<Edge>>| edge.readiness.response()),
+        )
+        .fallback(async || StatusCode::NOT_FOUND.into_response())
+        .with_state(Arc::clone(edge))
+}
+
+/// Brings a connection to its session, or answers and closes it.
+pub(super) async fn handshake(
+    stream: TcpStream,
+    peer: SocketAddr,
+    since: Instant,
+    edge: &Arc<Edge>,
+    router: Router,
+    places: &Places,
+) {
+    let until = since + edge.listen.handshake_timeout;
+    let attempt = async {
+        // A connection that says nothing waits here and takes no place.
+        if stream.readable().await.is_err() {
+            return None;
+        }
+        let _place = places.running.acquire().await.ok()?;
+        edge.metrics.handshakes.inc();
+        let _count = scopeguard(|| {
+            edge.metrics.handshakes.dec();
+        });
+        let socket = secure(stream, edge).await?;
+        request(socket, peer, edge, router).await
+    };
+    match timeout_at(until, attempt).await {
+        Ok(Some((socket, read_ahead, identity))) => {
+            edge.metrics
+                .handshake_seconds
+                .observe(since.elapsed().as_secs_f64());
+            (edge.open)(socket, read_ahead, identity);
+        }
+        Ok(None) => {}
+        Err(_) => refused(edge, ConnectionRefusal::TimedOut),
+    }
+}
+
+/// Tells a client for which there is no place to come back later.
+pub(super) async fn refuse(stream: TcpStream, edge: &Edge) {
+    let answer = Refusal::new(ErrorCode::Overloaded, "no place").to_http();
+    let _ = timeout(REFUSAL_TIMEOUT, async {
+        let socket = secure(stream, edge).await?;
+        say(socket, &answer).await.ok()
+    })
+    .await;
+}
+
+async fn say(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &[u8],
+) -> std::io::Result<()> {
+    socket.write_all(answer).await?;
+    socket.shutdown().await?;
+    let mut rest = socket.take(REFUSAL_READ_BYTES);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+async fn secure(stream: TcpStream, edge: &Edge) -> Option<Socket> {
+    let Some(acceptor) = &edge.tls else {
+        return Some(Socket::Plain(stream));
+    };
+    match acceptor.accept(stream).await {
+        Ok(stream) => Some(Socket::Tls(Box::new(stream))),
+        Err(error) => {
+            refused(edge, ConnectionRefusal::Tls);
+            tracing::debug!(%error, "Cannot agree on TLS");
+            None
+        }
+    }
+}
+
+/// Serves the one request of a connection.
+async fn request(
+    socket: Socket,
+    peer: SocketAddr,
+    edge: &Edge,
+    router: Router,
+) -> Option<(Socket, Bytes, Identity)> {
+    let proved = Proved::default();
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Arc::clone(&proved));
+        request.extensions_mut().insert(peer);
+        router.clone().call(request)
+    });
+    let served = http1::Builder::new()
+        .max_buf_size(edge.listen.max_request_header_bytes)
+        // A place is for one request: an idle connection must not keep it.
+        .keep_alive(false)
+        // The whole handshake has its own limit.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(socket), service)
+        // Leaves the socket open and gives it back bare.
+        .without_shutdown()
+        .await;
+    let parts = match served {
+        Ok(parts) => parts,
+        Err(error) => {
+            refused(edge, ConnectionRefusal::Http);
+            tracing::debug!(%error, "Cannot serve a request");
+            return None;
+        }
+    };
+    let mut socket = parts.io.into_inner();
+    let identity = proved.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(identity) = identity else {
+        let _ = socket.shutdown().await;
+        return None;
+    };
+    // Copied, so that hyper's buffer is not kept alive by a few bytes.
+    let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
+    Some((socket, read_ahead, identity))
+}
+
+/// `GET /v1/socket`.
+async fn socket(
+    State(edge): State<Arc<Edge>>,
+    Extension(proved): Extension<Proved>,
+    Extension(peer): Extension<SocketAddr>,
+    request: Parts,
+) -> Response {
+    match admit(&edge, &request).await {
+        Ok((offer, identity)) => {
+            *proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+            offer.accept()
+        }
+        Err(refusal) => {
+            let Refusal { code, detail, .. } = &refusal;
+            tracing::info!(%peer, %code, detail, "Refused a connection");
+            refusal.into_response()
+        }
+    }
+}
+
+async fn admit<'a>(edge: &Edge, request: &'a Parts) -> Result<(Offer<'a>, Identity), Refusal> {
+    let count = |refusal: Refusal| {
+        let code = Code(refusal.code.name());
+        let family = match refusal.code.http_status() {
+            Some(401) => &edge.metrics.auth_failures,
+            _ => &edge.metrics.upgrade_refusals,
+        };
+        family.get_or_create(&code).inc();
+        refusal
+    };
+    // Before any work on the request's own.
+    if let Some(unready) = edge.readiness.refusal() {
+        return Err(count(Refusal::new(unready.code(), unready.reason())));
+    }
+    let offer = Offer::read(
+        &request.method,
+        request.version,
+        &request.headers,
+        &edge.listen.allowed_origins,
+    )
+    .map_err(count)?;
+    let Some(token) = offer.token else {
+        let missing = Refusal::new(ErrorCode::TokenMissing, "no bearer token");
+        return Err(count(missing));
+    };
+    // Counts its refusals itself, as it does for REFRESH.
+    match edge.verifier.verify(token).await {
+        Ok(identity) => Ok((offer, identity)),
+        Err(failure) => Err(Refusal::new(failure.code, failure.detail)),
+    }
+}
+
+/// Runs `end` when it is dropped, also when the future around it is.
+fn scopeguard<F: FnMut()>(end: F) -> impl Drop {
+    struct Guard<F: FnMut()>(F);
+    impl<F: FnMut()> Drop for Guard<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    Guard(end)
+}

@@ -1,0 +1,189 @@
+//! The public listener: accepts, and gives each connection its place.
+//!
+//! `listen.max_handshakes` are under way at once; more wait in turn, since
+//! clients that come back all at once are to be served, not sent away. Past
+//! that the answer is `503` with a `Retry-After` that spreads them. Nothing
+//! that accept() can fail with ends the listener.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arqon_telemetry::labels::ConnectionRefusal;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Edge, connection};
+
+/// Connections that wait in turn for each place of a handshake. With the
+/// default of 512 places a storm of over 4,000 finds room; one takes about a kilobyte.
+const WAITING_PER_PLACE: usize = 8;
+/// Refusals being said at once. Past that connections are closed without a word.
+const MAX_REFUSING: usize = 256;
+/// Out of file descriptors, accept() fails at once again: wait for some to come free.
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const LAST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The places of all handshakes.
+pub(super) struct Places {
+    /// Fair: the first who waits is the first served.
+    pub(super) running: Semaphore,
+    /// Connections running or waiting.
+    present: AtomicUsize,
+    refusing: AtomicUsize,
+    most_present: usize,
+}
+
+/// Counts one connection while it lives.
+pub(super) struct Presence<'a>(&'a AtomicUsize);
+
+/// Binds a listening socket. The kernel queues connections from here on.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub fn bind(
+    address: SocketAddr,
+    backlog: u32,
+    send_buffer_bytes: Option<usize>,
+) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if let Some(bytes) = send_buffer_bytes {
+        // Inherited by accepted sockets. Left alone the kernel would hold
+        // megabytes for each client that does not read.
+        socket.set_send_buffer_size(bytes)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop`. Handshakes run in `tasks` and may outlive this.
+pub async fn serve(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Places::new(edge.listen.max_handshakes));
+    let router = connection::router(&edge);
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                backoff = FIRST_BACKOFF;
+                edge.metrics.connections_accepted.inc();
+                place(stream, peer, &edge, &router, &places, &tasks);
+            }
+            Err(error) if is_of_one_connection(&error) => refused(&edge, ConnectionRefusal::Accept),
+            Err(error) => {
+                refused(&edge, ConnectionRefusal::Accept);
+                tracing::warn!(
+                    %error, retry_ms = backoff.as_millis(),
+                    "Cannot accept connections"
+                );
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(backoff) => {}
+                }
+                backoff = LAST_BACKOFF.min(backoff * 2);
+            }
+        }
+    }
+}
+
+fn place(
+    stream: TcpStream,
+    peer: SocketAddr,
+    edge: &Arc<Edge>,
+    router: &axum::Router,
+    places: &Arc<Places>,
+    tasks: &TaskTracker,
+) {
+    let since = Instant::now();
+    // Fails only on a connection that is gone, which the first read will tell.
+    let _ = SockRef::from(&stream).set_tcp_nodelay(true);
+    let (edge, places) = (Arc::clone(edge), Arc::clone(places));
+    if places.present.load(Ordering::Relaxed) < places.most_present {
+        let router = router.clone();
+        tasks.spawn(async move {
+            let _presence = Presence::of(&places.present);
+            connection::handshake(stream, peer, since, &edge, router, &places).await;
+        });
+    } else {
+        refused(&edge, ConnectionRefusal::Overloaded);
+        if places.refusing.load(Ordering::Relaxed) < MAX_REFUSING {
+            tasks.spawn(async move {
+                let _presence = Presence::of(&places.refusing);
+                connection::refuse(stream, &edge).await;
+            });
+        }
+    }
+}
+
+pub(super) fn refused(edge: &Edge, reason: ConnectionRefusal) {
+    edge.metrics
+        .connections_refused
+        .get_or_create(&reason)
+        .inc();
+}
+
+/// The client gave up between its SYN and our accept; the next may be fine.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+// === impl Places ===
+
+impl Places {
+    fn new(max_handshakes: usize) -> Self {
+        Self {
+            running: Semaphore::new(max_handshakes.min(Semaphore::MAX_PERMITS)),
+            present: AtomicUsize::new(0),
+            refusing: AtomicUsize::new(0),
+            most_present: max_handshakes.saturating_mul(1 + WAITING_PER_PLACE),
+        }
+    }
+}
+
+// === impl Presence ===
+
+impl<'a> Presence<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
