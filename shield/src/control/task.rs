@@ -1,0 +1,290 @@
+//! The task that holds the CONTROL connection.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use arqon_proto::{
+    codes::CloseCode,
+    names::{NodeId, TenantId},
+    v1::{TenantRecord, control::Order},
+};
+use arqon_spine::{
+    connect::{self, ConnectError},
+    control::{ControlError, ControlStore, RecordEvent, TenantEvent},
+    manifest::Manifest,
+};
+use arqon_telemetry::{Metrics, log::chain};
+use futures_util::{Stream, StreamExt};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{debug, info, warn};
+
+use super::{
+    TenantChange, Tenants,
+    beat::{Reporter, set_gauges},
+};
+use crate::{session::Sessions, spine::SpinePool};
+
+/// How often a Shield reports; others count it as gone after three of these.
+const BEAT: Duration = Duration::from_secs(1);
+/// The first pause between attempts, doubled up to the longest. Stale comes
+/// after 30 s, so the longest leaves many attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// See `FIRST_PAUSE`.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A full read that takes longer is begun again on another connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Who this Shield is to the control plane, and how it is reached.
+#[derive(Clone, Debug)]
+pub struct ControlParams {
+    /// NATS servers.
+    pub servers: Vec<String>,
+    /// Credentials of the CONTROL account.
+    pub creds: PathBuf,
+    /// This Shield.
+    pub node: NodeId,
+    /// The pool it serves.
+    pub pool: NodeId,
+    /// The URL clients reach it by.
+    pub public_address: String,
+}
+
+/// What the control plane acts on.
+#[derive(Clone, Debug)]
+pub struct ControlContext {
+    /// Links are updated, rotated and closed.
+    pub pool: Arc<SpinePool>,
+    /// Sessions of a tenant that is gone are closed.
+    pub sessions: Arc<Sessions>,
+    /// Gauges are set.
+    pub metrics: Metrics,
+    /// Cancelled by the order to drain, and by whoever else begins to.
+    pub drain: CancellationToken,
+}
+
+/// Holds the CONTROL connection until dropped.
+#[derive(Debug)]
+pub struct Control {
+    _task: AbortOnDropHandle<()>,
+}
+
+struct Task {
+    params: ControlParams,
+    tenants: Arc<Tenants>,
+    context: ControlContext,
+    reporter: Reporter,
+}
+
+/// Why a CONTROL connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("no connection to CONTROL")]
+    Connect(#[from] ConnectError),
+    #[error("CONTROL cannot be used")]
+    Control(#[from] ControlError),
+    #[error("the tenants were not read to the end in time")]
+    Slow,
+    #[error("the connection to CONTROL ended")]
+    Ended,
+}
+
+// === impl ControlParams ===
+
+impl ControlParams {
+    /// As this manifest says.
+    pub fn from_manifest(manifest: &Manifest, public_address: String) -> Self {
+        Self {
+            servers: manifest.spine.servers.clone(),
+            creds: manifest.spine.control_creds_file.clone(),
+            node: manifest.node.id.clone(),
+            pool: manifest.node.pool.clone(),
+            public_address,
+        }
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Starts to follow the control plane; `tenants` is filled from it.
+    pub fn start(params: ControlParams, tenants: Arc<Tenants>, context: ControlContext) -> Self {
+        let task = Task {
+            params,
+            tenants,
+            context,
+            reporter: Reporter::new(),
+        };
+        let task = tokio::spawn(task.run());
+        Self {
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    async fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        let mut gauges = interval(BEAT);
+        gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut read = false;
+        loop {
+            let broken = {
+                let serve = self.serve(&mut read);
+                tokio::pin!(serve);
+                loop {
+                    tokio::select! {
+                        broken = &mut serve => break broken,
+                        // Also while there is no connection: staleness is a gauge too.
+                        _ = gauges.tick() => set_gauges(&self.tenants, &self.context),
+                    }
+                }
+            };
+            self.tenants.lost();
+            if std::mem::take(&mut read) {
+                pause = FIRST_PAUSE;
+            }
+            if pause == FIRST_PAUSE {
+                warn!(error = chain(&broken), "Control plane lost, trying on");
+            } else {
+                debug!(error = chain(&broken), "Still no control plane");
+            }
+            tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// One connection, from its opening to its end. `read` tells whether all
+    /// tenants were read over it.
+    async fn serve(&self, read: &mut bool) -> Broken {
+        match self.follow(read).await {
+            Ok(()) => Broken::Ended,
+            Err(broken) => broken,
+        }
+    }
+
+    async fn follow(&self, read: &mut bool) -> Result<(), Broken> {
+        let params = &self.params;
+        let name = format!("{}/control", params.node);
+        let connection = connect::connect_creds(&params.servers, &params.creds, &name).await?;
+        let store = ControlStore::new(&connection);
+        // Before the read, so that no order is missed that follows a change.
+        let mut orders = store.subscribe_orders(&params.node).await?;
+        let mut records = store.watch_tenants().await?;
+        let all = tokio::time::timeout(READ_TIMEOUT, read_all(&mut records));
+        let mut all = all.await.map_err(|_| Broken::Slow)??;
+        all.retain(|_, record| self.serves(record));
+        let count = all.len();
+        self.apply(self.tenants.replace(all));
+        info!(
+            tenants = count,
+            server = connection.server,
+            "Control plane read to the end"
+        );
+        *read = true;
+
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = records.next() => match event.ok_or(Broken::Ended)?? {
+                    RecordEvent::Put(record, _) => match TenantId::parse(&record.id) {
+                        Ok(id) if self.serves(&record) => self.apply(self.tenants.put(id, record)),
+                        Ok(id) => self.apply(self.tenants.delete(&id)),
+                        Err(_) => {}
+                    },
+                    RecordEvent::Deleted(id) => self.apply(self.tenants.delete(&id)),
+                    RecordEvent::Synced => {}
+                },
+                order = orders.next() => self.obey(order.ok_or(Broken::Ended)?),
+                _ = beats.tick() => {
+                    let beat = self.reporter.beat(params, &self.tenants, &self.context);
+                    store.publish_beat(&params.node, &beat).await?;
+                }
+                () = connection.closed.closed() => return Ok(()),
+            }
+        }
+    }
+
+    fn serves(&self, record: &TenantRecord) -> bool {
+        record.pool == self.params.pool.as_str()
+    }
+
+    /// Sessions and links follow what changed.
+    fn apply(&self, changes: impl IntoIterator<Item = TenantChange>) {
+        let ControlContext { pool, sessions, .. } = &self.context;
+        for change in changes {
+            let gone = match change {
+                TenantChange::Put(tenant) if tenant.is_active() => {
+                    pool.update(&tenant);
+                    continue;
+                }
+                TenantChange::Put(tenant) => tenant.id.clone(),
+                TenantChange::Gone(tenant) => tenant,
+            };
+            let closed = sessions.close_tenant(&gone, CloseCode::TenantGone);
+            pool.remove(&gone);
+            info!(tenant = %gone, sessions = closed, "Tenant is suspended or gone");
+        }
+    }
+
+    fn obey(&self, order: Order) {
+        let pool = self.context.pool.clone();
+        match order {
+            Order::ReloadFleetKey(order) if order.pool == self.params.pool.as_str() => {
+                tokio::spawn(async move {
+                    match pool.reload_fleet_key().await {
+                        Ok(()) if pool.fleet_key() == order.fleet_key => {
+                            info!(key = order.fleet_key, "Fleet key in force");
+                        }
+                        Ok(()) => warn!(
+                            wanted = order.fleet_key,
+                            found = pool.fleet_key(),
+                            "The fleet key file holds another key than ordered"
+                        ),
+                        Err(error) => warn!(
+                            error = chain(&error),
+                            file = %pool.fleet_key_file().display(),
+                            "Cannot reload the fleet key, the old one stays"
+                        ),
+                    }
+                });
+            }
+            Order::ReloadFleetKey(_) => {}
+            Order::RotateCredentials(order) => match TenantId::parse(&order.tenant) {
+                Ok(tenant) => {
+                    tokio::spawn(async move { pool.rotate(Some(&tenant)).await });
+                }
+                Err(_) if order.tenant.is_empty() => {
+                    tokio::spawn(async move { pool.rotate(None).await });
+                }
+                Err(_) => warn!("An order to rotate names no tenant"),
+            },
+            Order::Drain(_) => {
+                info!("Ordered to drain");
+                self.context.drain.cancel();
+            }
+        }
+    }
+}
+
+/// Reads a watch up to where it only follows changes.
+async fn read_all(
+    events: &mut (impl Stream<Item = Result<TenantEvent, ControlError>> + Unpin),
+) -> Result<HashMap<TenantId, TenantRecord>, Broken> {
+    let mut records = HashMap::new();
+    loop {
+        match events.next().await.ok_or(Broken::Ended)?? {
+            RecordEvent::Put(record, _) => {
+                if let Ok(id) = TenantId::parse(&record.id) {
+                    records.insert(id, record);
+                }
+            }
+            RecordEvent::Deleted(id) => {
+                records.remove(&id);
+            }
+            RecordEvent::Synced => return Ok(records),
+        }
+    }
+}

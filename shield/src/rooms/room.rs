@@ -1,0 +1,228 @@
+//! One room: members, and delivery to them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use arqon_proto::{
+    codes::ErrorCode,
+    envelope,
+    names::{RoomId, SessionId},
+    v1,
+};
+use arqon_spine::nats;
+use arqon_telemetry::labels::GapReason;
+use bytes::Bytes;
+
+use crate::{
+    session::{Frame, Outbox},
+    spine::{
+        counters::Counters,
+        origin::{Origin, Tracker, Verdict},
+    },
+};
+
+/// A session in a room.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its queue.
+    pub outbox: Arc<Outbox>,
+    /// Its id.
+    pub session: SessionId,
+    /// Whether it hears its own messages.
+    pub echo: bool,
+}
+
+/// A room with members or a subscription here.
+#[derive(Debug)]
+pub(crate) struct Room {
+    id: RoomId,
+    subject: nats::Subject,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: Vec<Member>,
+    /// Where each session stands in `members`.
+    places: HashMap<SessionId, usize>,
+    /// Members that do not hear themselves: while there is none, no sender is looked at.
+    without_echo: usize,
+    tracker: Tracker,
+}
+
+/// A room held for a run of messages, so that its lock is taken once.
+pub(crate) struct Delivery<'a> {
+    room: &'a RoomId,
+    state: MutexGuard<'a, State>,
+    counters: &'a Counters,
+}
+
+// === impl Room ===
+
+impl Room {
+    pub(crate) fn new(id: RoomId, subject: nats::Subject) -> Self {
+        Self {
+            id,
+            subject,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &RoomId {
+        &self.id
+    }
+
+    pub(crate) fn subject(&self) -> &nats::Subject {
+        &self.subject
+    }
+
+    /// Adds a member. `joined` is queued in front of its first message.
+    pub(crate) fn add(&self, member: Member, joined: Option<Frame>) {
+        let mut state = self.lock();
+        if let Some(frame) = joined {
+            member.outbox.push_control(frame);
+        }
+        state.remove(member.session);
+        let place = state.members.len();
+        state.places.insert(member.session, place);
+        state.without_echo += usize::from(!member.echo);
+        state.members.push(member);
+    }
+
+    /// Removes a member; whether the room is empty now.
+    pub(crate) fn remove(&self, session: SessionId) -> bool {
+        let mut state = self.lock();
+        state.remove(session);
+        state.members.is_empty()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().members.is_empty()
+    }
+
+    /// Declares a loss of unknown size to every member.
+    pub(crate) fn lost(&self, reason: v1::GapReason, label: GapReason, counters: &Counters) {
+        let mut state = self.lock();
+        state.tracker.loss_declared();
+        state.gap(&self.id, reason, None, label, counters);
+    }
+
+    /// Puts every member out, with why.
+    pub(crate) fn evict(&self, why: ErrorCode) {
+        let mut state = self.lock();
+        let left = Frame::envelope(&envelope::left(self.id.as_str(), 0, Some(why)));
+        for member in std::mem::take(&mut state.members) {
+            member.outbox.push_control(left.clone());
+        }
+        state.places.clear();
+        state.without_echo = 0;
+    }
+
+    /// Holds the room to deliver to it.
+    pub(crate) fn deliver<'a>(&'a self, counters: &'a Counters) -> Delivery<'a> {
+        Delivery {
+            room: &self.id,
+            state: self.lock(),
+            counters,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it short of a bug; members still deserve their messages.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Delivery ===
+
+impl Delivery<'_> {
+    /// A message: dropped if known or malformed, else framed once for everyone.
+    pub(crate) fn message(&mut self, origin: Origin, payload: Bytes) {
+        match self.state.tracker.message(origin) {
+            Verdict::Deliver => {}
+            Verdict::Duplicate => {
+                self.counters.duplicates.inc();
+                return;
+            }
+            Verdict::Gap(missed) => self.sequence_gap(missed, GapReason::SequenceJump),
+        }
+        if self.state.members.is_empty() {
+            return;
+        }
+        let Some(sender) = sender_of(payload.clone(), self.room) else {
+            self.counters.malformed.inc();
+            return;
+        };
+        let frame = Frame::binary(&payload);
+        let skipped = match self.state.without_echo {
+            0 => None,
+            _ => SessionId::parse(&sender.session).ok(),
+        };
+        for member in &self.state.members {
+            if !member.echo && Some(member.session) == skipped {
+                continue;
+            }
+            member.outbox.push_message(self.room, &frame);
+        }
+    }
+
+    /// The last number a silent publisher used.
+    pub(crate) fn beacon(&mut self, origin: Origin) {
+        if let Some(missed) = self.state.tracker.beacon(origin) {
+            self.sequence_gap(missed, GapReason::Beacon);
+        }
+    }
+
+    fn sequence_gap(&mut self, missed: u64, label: GapReason) {
+        let reason = v1::GapReason::Sequence;
+        self.state
+            .gap(self.room, reason, Some(missed), label, self.counters);
+    }
+}
+
+/// The sender, if these bytes are a MESSAGE of this room that any client can read.
+fn sender_of(payload: Bytes, room: &RoomId) -> Option<v1::Sender> {
+    let envelope = envelope::decode_server(payload).ok()?;
+    if envelope.room != room.as_str() {
+        return None;
+    }
+    match envelope.body {
+        Some(v1::envelope::Body::Message(message)) => message.sender,
+        _ => None,
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn remove(&mut self, session: SessionId) {
+        let Some(place) = self.places.remove(&session) else {
+            return;
+        };
+        let member = self.members.swap_remove(place);
+        self.without_echo -= usize::from(!member.echo);
+        if let Some(moved) = self.members.get(place) {
+            self.places.insert(moved.session, place);
+        }
+    }
+
+    fn gap(
+        &self,
+        room: &RoomId,
+        reason: v1::GapReason,
+        missed: Option<u64>,
+        label: GapReason,
+        counters: &Counters,
+    ) {
+        if self.members.is_empty() {
+            return;
+        }
+        counters.gap(label);
+        let frame = Frame::envelope(&envelope::gap(room.as_str(), reason, missed));
+        for member in &self.members {
+            member.outbox.push_control(frame.clone());
+        }
+    }
+}

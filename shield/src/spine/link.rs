@@ -1,0 +1,369 @@
+//! What a session sees of the Spine: its tenant's link.
+//!
+//! The link outlives connections. Its driver task owns the connection of the
+//! moment; sessions join and publish through the parts they share, and never
+//! wait for another session.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use arqon_proto::{
+    codes::ErrorCode,
+    names::{RoomId, SessionId, TenantId},
+};
+use arqon_spine::{accounts::TEMPLATE_SUBS, credentials::FleetKey};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::{
+    barrier::AckRequest,
+    counters::Counters,
+    driver::{self, Command},
+    publisher::Publisher,
+    settings::SpineParams,
+};
+use crate::{
+    control::Tenant,
+    rooms::{Entered, Member, Rooms},
+    session::Frame,
+};
+
+/// Of the subscriptions the template allows on one connection, these are kept
+/// free for our own: the server refuses beyond without a word to anyone.
+const OWN_SUBSCRIPTIONS: usize = 16;
+
+/// A join may have to wait out a rotation, and then for its subscription.
+const JOIN_PATIENCE: u32 = 3;
+
+/// One tenant's way to the Spine. Dropping the last handle closes it.
+#[derive(Debug)]
+pub struct TenantLink {
+    shared: Arc<Shared>,
+}
+
+/// What the link's handle and its driver share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) tenant: TenantId,
+    pub(super) record: ArcSwap<Tenant>,
+    pub(super) params: Arc<SpineParams>,
+    pub(super) fleet_key: Arc<ArcSwap<FleetKey>>,
+    /// Held while a connection is opened, so that a fleet's rotation is no storm.
+    pub(super) openings: Arc<Semaphore>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) rooms: Rooms,
+    pub(super) publisher: Publisher,
+    pub(super) state: watch::Sender<LinkState>,
+    /// The fleet key of the connection in use.
+    pub(super) key_in_use: Mutex<Option<String>>,
+    /// Something was joined or published since the driver looked last.
+    pub(super) used: AtomicBool,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// Where a link stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// No connection, for nobody needs one. The next use opens it.
+    Dormant,
+    /// The connection is being opened for a first use.
+    Connecting,
+    /// Rooms are live, publishing works.
+    Up,
+    /// The connection was lost, or cannot be opened; it is tried again and again.
+    Down,
+    /// The link is closed for good.
+    Closed,
+}
+
+/// Leaves the room again if the join is given up.
+struct Joining<'a> {
+    rooms: &'a Rooms,
+    room: &'a RoomId,
+    session: SessionId,
+    done: bool,
+}
+
+// === impl TenantLink ===
+
+impl TenantLink {
+    pub(super) fn spawn(
+        tenant: Arc<Tenant>,
+        params: &Arc<SpineParams>,
+        fleet_key: &Arc<ArcSwap<FleetKey>>,
+        openings: &Arc<Semaphore>,
+        counters: &Arc<Counters>,
+    ) -> Arc<Self> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            tenant: tenant.id.clone(),
+            params: params.clone(),
+            fleet_key: fleet_key.clone(),
+            openings: openings.clone(),
+            counters: counters.clone(),
+            rooms: Rooms::new(tenant.id.clone()),
+            publisher: Publisher::new(
+                tenant.id.clone(),
+                params.max_message_bytes,
+                params.beacon_after,
+                counters.clone(),
+            ),
+            record: ArcSwap::new(tenant),
+            state: watch::Sender::new(LinkState::Dormant),
+            key_in_use: Mutex::default(),
+            used: AtomicBool::new(false),
+            commands,
+        });
+        tokio::spawn(driver::run(shared.clone(), receiver));
+        Arc::new(Self { shared })
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> &TenantId {
+        &self.shared.tenant
+    }
+
+    /// Enters a room. Ok only after a server round trip that followed the
+    /// subscription: events flow. `ROOM_LIMIT`, `JOIN_REFUSED` or `SPINE_UNAVAILABLE`.
+    pub async fn join(&self, room: &RoomId, member: Member) -> Result<(), ErrorCode> {
+        self.enter(room, member, None).await
+    }
+
+    /// As `join`, and queues `joined` for the member itself, in front of the
+    /// room's first message and not at all on failure.
+    pub async fn join_announced(
+        &self,
+        room: &RoomId,
+        member: Member,
+        joined: Frame,
+    ) -> Result<(), ErrorCode> {
+        self.enter(room, member, Some(joined)).await
+    }
+
+    async fn enter(
+        &self,
+        room: &RoomId,
+        member: Member,
+        joined: Option<Frame>,
+    ) -> Result<(), ErrorCode> {
+        let shared = &*self.shared;
+        shared.used.store(true, Ordering::Relaxed);
+        let mut joining = Joining {
+            rooms: &shared.rooms,
+            room,
+            session: member.session,
+            done: false,
+        };
+        let result = match shared
+            .rooms
+            .enter(room, member, joined, shared.room_limit())
+        {
+            Entered::Joined => Ok(()),
+            Entered::Full => Err(ErrorCode::RoomLimit),
+            Entered::Waiting { answer, subscribe } => {
+                if subscribe {
+                    shared.order(Command::Subscribe(room.clone()));
+                } else {
+                    shared.order(Command::Wake);
+                }
+                self.wait_for(answer).await
+            }
+        };
+        joining.done = result.is_ok();
+        result
+    }
+
+    /// Leaves a room. The subscription lingers a little.
+    pub fn leave(&self, room: &RoomId, session: SessionId) {
+        self.shared.rooms.leave(room, session);
+    }
+
+    /// Publishes an encoded MESSAGE Envelope. `SPINE_UNAVAILABLE` at once while
+    /// the connection is down; `PAYLOAD_TOO_LARGE` if it is over the account's
+    /// limit, NATS headers counted. On an error nothing was handed over and
+    /// `ack` is dropped unanswered; else its ACK or ERROR comes by its outbox.
+    pub async fn publish(
+        &self,
+        room: &RoomId,
+        message: Bytes,
+        mut ack: Option<AckRequest>,
+    ) -> Result<(), ErrorCode> {
+        let shared = &*self.shared;
+        // A plain load first: the flag is shared by all sessions of the tenant.
+        if !shared.used.load(Ordering::Relaxed) {
+            shared.used.store(true, Ordering::Relaxed);
+        }
+        match self.hand_over(room, &message, &mut ack).await {
+            Err(ErrorCode::SpineUnavailable) if self.opens_soon().await => {
+                self.hand_over(room, &message, &mut ack).await
+            }
+            result => result,
+        }
+    }
+
+    /// Where it stands now.
+    pub fn state(&self) -> LinkState {
+        *self.shared.state.borrow()
+    }
+
+    /// Follows where it stands.
+    pub fn watch(&self) -> watch::Receiver<LinkState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Rooms with at least one member here.
+    pub fn rooms(&self) -> usize {
+        self.shared.rooms.occupied()
+    }
+
+    /// Opens the connection, if it is not open.
+    pub(super) fn wake(&self) {
+        if self.state() == LinkState::Dormant {
+            self.shared.order(Command::Wake);
+        }
+    }
+
+    /// Takes over a new record; another account means another connection.
+    pub(super) fn set_record(&self, record: &Arc<Tenant>) {
+        let old = self.shared.record.swap(record.clone());
+        if old.record.account != record.record.account {
+            self.shared.order(Command::Rebuild);
+        }
+    }
+
+    /// Rotates the credentials; whether new ones are in force.
+    pub(super) async fn rotate(&self) -> bool {
+        let (sender, done) = oneshot::channel();
+        self.shared.order(Command::Rotate(sender));
+        done.await.unwrap_or(false)
+    }
+
+    /// The public fleet key of the connection in use, if there is one.
+    pub(super) fn key_in_use(&self) -> Option<String> {
+        let key = &self.shared.key_in_use;
+        key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes for good, once the server has what was published.
+    pub(super) async fn close(&self) {
+        self.shared.order(Command::Close);
+        let mut state = self.shared.state.subscribe();
+        // An error means that the driver is gone, which is the same news.
+        let _ = state.wait_for(|state| *state == LinkState::Closed).await;
+    }
+
+    async fn wait_for(
+        &self,
+        mut answer: oneshot::Receiver<Result<(), ErrorCode>>,
+    ) -> Result<(), ErrorCode> {
+        let patience = match self.state() {
+            LinkState::Down => self.shared.params.ack_timeout,
+            _ => self.shared.params.ack_timeout * JOIN_PATIENCE,
+        };
+        match tokio::time::timeout(patience, &mut answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ErrorCode::SpineUnavailable),
+            Err(_) => {
+                // Once closed, the answer was given before or never will be.
+                answer.close();
+                answer
+                    .try_recv()
+                    .unwrap_or(Err(ErrorCode::SpineUnavailable))
+            }
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        room: &RoomId,
+        message: &Bytes,
+        ack: &mut Option<AckRequest>,
+    ) -> Result<(), ErrorCode> {
+        let shared = &*self.shared;
+        let publish = shared.publisher.publish(room, message, ack);
+        match tokio::time::timeout(shared.params.ack_timeout, publish).await {
+            Ok(result) => result,
+            Err(_) => Err(ErrorCode::SpineUnavailable),
+        }
+    }
+
+    /// Waits for a connection that is opened for its first use; false where
+    /// there is none to wait for.
+    async fn opens_soon(&self) -> bool {
+        let now = self.state();
+        if !matches!(now, LinkState::Dormant | LinkState::Connecting) {
+            return false;
+        }
+        self.wake();
+        let mut state = self.shared.state.subscribe();
+        let settled =
+            state.wait_for(|state| !matches!(state, LinkState::Dormant | LinkState::Connecting));
+        match tokio::time::timeout(self.shared.params.ack_timeout, settled).await {
+            Ok(Ok(state)) => *state == LinkState::Up,
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
+
+impl Drop for TenantLink {
+    fn drop(&mut self) {
+        self.shared.order(Command::Close);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Rooms that this tenant may have here.
+    fn room_limit(&self) -> usize {
+        let template = usize::try_from(TEMPLATE_SUBS).unwrap_or(usize::MAX) - OWN_SUBSCRIPTIONS;
+        let limit = self.params.max_rooms.min(template);
+        match &self.record.load().record.limits {
+            Some(limits) if limits.max_rooms > 0 => limit.min(limits.max_rooms as usize),
+            _ => limit,
+        }
+    }
+
+    /// An order to a driver that is gone concerns nobody any more.
+    fn order(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    pub(super) fn set_state(&self, state: LinkState) {
+        self.state.send_replace(state);
+    }
+
+    pub(super) fn set_key_in_use(&self, key: Option<String>) {
+        let mut in_use = self
+            .key_in_use
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *in_use = key;
+    }
+
+    /// How often the driver looks after what is due by time.
+    pub(super) fn tick(&self) -> Duration {
+        let params = &self.params;
+        let shortest = params
+            .linger
+            .min(params.beacon_after)
+            .min(params.idle_close);
+        (shortest / 2).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+}
+
+// === impl Joining ===
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.rooms.leave(self.room, self.session);
+        }
+    }
+}
