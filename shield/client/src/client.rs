@@ -179,11 +179,7 @@ impl Client {
     /// # Errors
     /// As [`Client::recv`], where the connection did not end in good order.
     pub async fn close(mut self) -> Result<(), ClientError> {
-        let frame = CloseFrame {
-            code: WsCloseCode::Normal,
-            reason: "".into(),
-        };
-        match self.socket.close(Some(frame)).await {
+        match self.socket.close(Some(normal_close())).await {
             Ok(()) => {}
             Err(tungstenite::Error::ConnectionClosed) => return Ok(()),
             Err(e) => return Err(e.into()),
@@ -268,6 +264,13 @@ where
             Some(Err(e)) => return Err(e.into()),
             None => return Err(ClientError::Lost(None)),
         }
+    }
+}
+
+pub(crate) fn normal_close() -> CloseFrame {
+    CloseFrame {
+        code: WsCloseCode::Normal,
+        reason: "".into(),
     }
 }
 

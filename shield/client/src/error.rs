@@ -43,7 +43,7 @@ pub enum ClientError {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The code that the body names, or empty.
+        /// The name of the code that the body tells, or empty.
         code: String,
         /// The body as it came.
         body: String,

@@ -1,6 +1,7 @@
 //! The upgrade. Written here, since tungstenite's own gives only as much of a
 //! refusal's body as happened to come with its head, and logs the token.
 
+use arqon_proto::codes::ErrorCode;
 use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_LENGTH, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
@@ -144,9 +145,16 @@ where
     }
 }
 
+/// The name of the code, whichever of its two forms the body gives.
 fn code_of(body: &str) -> String {
     let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    json["code"].as_str().unwrap_or_default().to_owned()
+    let number = json["code"].as_u64().and_then(|n| u16::try_from(n).ok());
+    let known = number.and_then(ErrorCode::from_number).map(ErrorCode::name);
+    json["name"]
+        .as_str()
+        .or(known)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn lost(error: std::io::Error) -> ClientError {

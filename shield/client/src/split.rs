@@ -12,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::ClientError;
-use crate::client::recv_binary;
+use crate::client::{normal_close, recv_binary};
 use crate::stream::Stream;
 
 /// The sending half.
@@ -48,12 +48,12 @@ impl Sender {
         Ok(self.0.send(message).await?)
     }
 
-    /// Says close; the receiving half then ends.
+    /// Says close; the receiving half then ends with the server's answer.
     ///
     /// # Errors
     /// Where the connection is gone.
     pub async fn close(&mut self) -> Result<(), ClientError> {
-        Ok(self.0.close().await?)
+        self.send_raw(Message::Close(Some(normal_close()))).await
     }
 }
 
