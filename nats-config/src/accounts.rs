@@ -16,7 +16,7 @@ use arqon_proto::v1;
 
 use crate::claims::{
     Account, AccountClaims, AccountKind, AccountLimits, ConnectionType, Export, Import, Permission,
-    Responses, Scope, ShareKind, SigningKey, Template, UNLIMITED, VERSION,
+    Responses, Scope, ShareKind, Template, UNLIMITED, VERSION,
 };
 use crate::subjects;
 
@@ -78,20 +78,20 @@ pub fn tenant_account(
 ) -> AccountClaims {
     let payload = account_payload(max_frame_bytes);
     let suspended = record.state() != v1::TenantState::Active;
-    let mut signing_keys: Vec<SigningKey> = pool_keys
+    let mut signing_keys: Vec<Scope> = pool_keys
         .iter()
-        .map(|key| SigningKey::Scoped(Scope::new(key, "fleet", fleet_template(payload))))
+        .map(|key| Scope::new(key, "fleet", fleet_template(payload)))
         .collect();
-    signing_keys.push(SigningKey::Scoped(Scope::new(
+    signing_keys.push(Scope::new(
         &keys.debug_read,
         "debug-read",
         debug_read_template(payload),
-    )));
-    signing_keys.push(SigningKey::Scoped(Scope::new(
+    ));
+    signing_keys.push(Scope::new(
         &keys.debug_write,
         "debug-write",
         debug_write_template(payload),
-    )));
+    ));
     let limits = AccountLimits {
         payload,
         imports: 8,
@@ -125,11 +125,7 @@ pub fn tenant_account(
 pub fn system_account(account_key: &str, key: &str) -> AccountClaims {
     let limits = no_jetstream();
     let scope = Scope::new(key, "control-plane", system_template());
-    AccountClaims::new(
-        account_key,
-        "SYS",
-        account(limits, vec![SigningKey::Scoped(scope)]),
-    )
+    AccountClaims::new(account_key, "SYS", account(limits, vec![scope]))
 }
 
 /// The CONTROL account: the only one with JetStream.
@@ -141,16 +137,12 @@ pub fn control_account(account_key: &str, keys: &ControlKeys) -> AccountClaims {
         consumer: UNLIMITED,
         ..no_jetstream()
     };
-    let scopes = [
+    let scopes = vec![
         Scope::new(&keys.shield, "shield", control_shield_template()),
         Scope::new(&keys.brain, "brain", control_brain_template()),
         Scope::new(&keys.admin, "admin", control_admin_template()),
     ];
-    AccountClaims::new(
-        account_key,
-        "CONTROL",
-        account(limits, scopes.into_iter().map(SigningKey::Scoped).collect()),
-    )
+    AccountClaims::new(account_key, "CONTROL", account(limits, scopes))
 }
 
 /// The BRAIN account. Both exports carry the tenant's account in their second
@@ -172,7 +164,7 @@ pub fn brain_account(account_key: &str, key: &str) -> AccountClaims {
             export("presence-in", "presence.*.>", ShareKind::Service),
             export("presence-out", "presence-events.*.>", ShareKind::Stream),
         ],
-        ..account(limits, vec![SigningKey::Scoped(scope)])
+        ..account(limits, vec![scope])
     };
     AccountClaims::new(account_key, "BRAIN", body)
 }
@@ -357,7 +349,7 @@ fn no_jetstream() -> AccountLimits {
     }
 }
 
-fn account(limits: AccountLimits, signing_keys: Vec<SigningKey>) -> Account {
+fn account(limits: AccountLimits, signing_keys: Vec<Scope>) -> Account {
     Account {
         imports: Vec::new(),
         exports: Vec::new(),

@@ -85,9 +85,9 @@ pub struct Account {
     pub exports: Vec<Export>,
     /// Every limit, written out: an absent one is 0 to the server.
     pub limits: AccountLimits,
-    /// Keys that sign users in the account's name.
+    /// Keys that sign users in the account's name, each with what its users may do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub signing_keys: Vec<SigningKey>,
+    pub signing_keys: Vec<Scope>,
     /// User key (or `*`) to the time up to which its JWTs are void.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revocations: BTreeMap<String, u64>,
@@ -172,16 +172,6 @@ pub struct AccountLimits {
     pub streams: i64,
     /// JetStream consumers.
     pub consumer: i64,
-}
-
-/// A key that signs users.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum SigningKey {
-    /// Its users get exactly the template's rights.
-    Scoped(Scope),
-    /// Its users get the rights their JWT claims.
-    Plain(String),
 }
 
 /// A scoped signing key.

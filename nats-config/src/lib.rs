@@ -4,11 +4,12 @@
 //! account may do what, [`state`] keeps the keys, [`server_config`] and
 //! [`server`] run a server from them, [`credentials`] mints users, [`connect`]
 //! opens connections that never reconnect by themselves, [`control`] is the
-//! data on the CONTROL account, and `admin` creates and changes tenants.
+//! data on the CONTROL account, and [`admin`] creates and changes tenants.
 //! [`manifest`] is the configuration of every service.
 //! Nothing outside this crate builds a subject, a claim or a connection.
 
 pub mod accounts;
+pub mod admin;
 pub mod claims;
 pub mod connect;
 pub mod control;

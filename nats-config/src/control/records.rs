@@ -218,18 +218,20 @@ impl<R: Record> Bucket<R> {
             .await
             .map_err(|source| failed(source.into()))?;
         // Asked after the watch began: whatever is stored by now, it will tell.
-        let status = store
-            .status()
+        // (`Store::status` would tell what it was when the bucket was opened.)
+        let info = store
+            .stream
+            .get_info()
             .await
             .map_err(|source| failed(source.into()))?;
         let mut watching = Watching {
             watch,
             closed: self.closed.clone(),
             ready: VecDeque::new(),
-            target: Some(status.info.state.last_sequence),
+            target: Some(info.state.last_sequence),
             over: false,
         };
-        if status.info.state.messages == 0 {
+        if info.state.messages == 0 {
             watching.synced();
         }
         Ok(stream::unfold(watching, |mut watching| async {
