@@ -199,8 +199,8 @@ async fn connect_to(
     for path in &opts.root_certificates {
         options = options.add_root_certificates(path.clone());
     }
-    let client = options
-        .connect(&[real, nowhere][..])
+    // The client's future is some 9 KiB; every caller's would carry it.
+    let client = Box::pin(options.connect(&[real, nowhere][..]))
         .await
         .map_err(|source| refusal(server, user, source))?;
     Ok(Connection {
