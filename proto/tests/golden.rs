@@ -9,7 +9,7 @@ use std::path::Path;
 
 use arqon_proto::codes::ErrorCode;
 use arqon_proto::envelope::{decode_client, decode_server, is_client_opcode, to_text};
-use arqon_proto::v1::{Envelope, Opcode};
+use arqon_proto::v1::{Control, Envelope, Opcode, PoolRecord, ShieldBeat, TenantRecord};
 use bytes::Bytes;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
@@ -76,10 +76,17 @@ fn vectors() -> Vec<Vector> {
     paths.iter().map(|path| parse(path)).collect()
 }
 
-fn descriptor() -> MessageDescriptor {
+/// Those of an Envelope.
+fn frames() -> impl Iterator<Item = Vector> {
+    vectors()
+        .into_iter()
+        .filter(|v| v.fields.contains_key("from"))
+}
+
+fn descriptor(name: &str) -> MessageDescriptor {
     let set = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
     let pool = DescriptorPool::decode(&set[..]).unwrap();
-    pool.get_message_by_name("arqon.v1.Envelope").unwrap()
+    pool.get_message_by_name(name).unwrap()
 }
 
 fn to_json(message: &DynamicMessage) -> serde_json::Value {
@@ -91,8 +98,8 @@ fn to_json(message: &DynamicMessage) -> serde_json::Value {
 
 #[test]
 fn good_frames_decode_to_their_content_and_back() {
-    let descriptor = descriptor();
-    for vector in vectors() {
+    let descriptor = descriptor("arqon.v1.Envelope");
+    for vector in frames() {
         let Some(content) = &vector.content else {
             continue;
         };
@@ -125,7 +132,7 @@ fn good_frames_decode_to_their_content_and_back() {
 
 #[test]
 fn bad_frames_are_refused_with_their_code() {
-    for vector in vectors().iter().filter(|v| v.content.is_none()) {
+    for vector in frames().filter(|v| v.content.is_none()) {
         let name = &vector.name;
         let code = ErrorCode::from_name(&vector.fields["code"]).unwrap();
         if vector.is_from_client() {
@@ -141,7 +148,7 @@ fn bad_frames_are_refused_with_their_code() {
 
 #[test]
 fn every_opcode_and_every_way_to_fail_has_a_vector() {
-    let vectors = vectors();
+    let vectors: Vec<_> = frames().collect();
     let mut opcodes = BTreeSet::new();
     let mut codes = BTreeSet::new();
     for vector in &vectors {
@@ -172,8 +179,8 @@ fn every_opcode_and_every_way_to_fail_has_a_vector() {
 
 #[test]
 fn a_frame_cut_anywhere_never_passes_for_the_whole() {
-    let canonical = |v: &&Vector| v.fields.get("canonical").is_some_and(|c| c == "yes");
-    for vector in vectors().iter().filter(canonical) {
+    let canonical = |v: &Vector| v.fields.get("canonical").is_some_and(|c| c == "yes");
+    for vector in frames().filter(canonical) {
         let whole = Envelope::decode(vector.bytes.clone()).unwrap();
         for end in 0..vector.bytes.len() {
             let cut = Envelope::decode(vector.bytes.slice(..end));
@@ -186,4 +193,30 @@ fn a_frame_cut_anywhere_never_passes_for_the_whole() {
             );
         }
     }
+}
+
+#[test]
+fn records_decode_to_their_content_and_back() {
+    let mut seen = BTreeSet::new();
+    for vector in vectors() {
+        let Some(ty) = vector.fields.get("type") else {
+            continue;
+        };
+        let again = match &**ty {
+            "arqon.v1.TenantRecord" => again::<TenantRecord>(&vector),
+            "arqon.v1.PoolRecord" => again::<PoolRecord>(&vector),
+            "arqon.v1.ShieldBeat" => again::<ShieldBeat>(&vector),
+            "arqon.v1.Control" => again::<Control>(&vector),
+            other => panic!("{}: type {other}", vector.name),
+        };
+        assert_eq!(again, vector.bytes, "{}", vector.name);
+        let reflected = DynamicMessage::decode(descriptor(ty), vector.bytes.clone()).unwrap();
+        assert_eq!(Some(to_json(&reflected)), vector.content, "{}", vector.name);
+        seen.insert(ty.clone());
+    }
+    assert_eq!(seen.len(), 4);
+}
+
+fn again<M: prost::Message + Default>(vector: &Vector) -> Vec<u8> {
+    M::decode(vector.bytes.clone()).unwrap().encode_to_vec()
 }
