@@ -1,1 +1,145 @@
-fn main() {}
+//! `arq`, the command line tool of ArqonBus for developers and operators.
+//!
+//! One file per noun: each holds what its command takes (clap) and what it does. Data goes to
+//! stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 typed wrongly, 64 the manifest
+//! does not hold.
+
+mod admin;
+mod auth;
+mod config;
+mod context;
+mod decode;
+mod dev;
+mod doctor;
+mod duration;
+mod failure;
+mod frame_json;
+mod http;
+mod output;
+mod pool;
+mod publish;
+mod session;
+mod spine;
+mod status;
+mod sub;
+mod tenant;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::context::Context;
+use crate::failure::Result;
+use crate::output::Output;
+
+/// The command line tool of ArqonBus: run it, see into it, keep its tenants.
+///
+/// Start with `arq dev up`, then try `arq sub lobby` and `arq pub lobby hello`.
+#[derive(Debug, Parser)]
+#[command(name = "arq", version, about, max_term_width = 100)]
+struct Cli {
+    /// The folder of this ArqonBus [default: the nearest `.arqon` upward]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    state: Option<PathBuf>,
+    /// Print JSON instead of text; its fields are stable
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Dev),
+    Status(status::Status),
+    Doctor(doctor::Doctor),
+    Sub(sub::Sub),
+    Pub(publish::Publish),
+    Decode(decode::Decode),
+    Auth(auth::Auth),
+    Tenant(tenant::Tenant),
+    Pool(pool::Pool),
+    Spine(spine::Spine),
+    Config(config::Config),
+}
+
+/// What every command is given.
+#[derive(Debug)]
+struct Globals {
+    /// The folder that was named.
+    state: Option<PathBuf>,
+    /// How to print.
+    output: Output,
+}
+
+impl Globals {
+    /// Reads the context.
+    fn context(&self) -> Result<Context> {
+        Context::load(self.state.as_deref())
+    }
+
+    /// Runs what waits for the network.
+    fn wait<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        // The one provider of the workspace; a second call finds it installed.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?
+            .block_on(work)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error),
+    };
+    let globals = Globals {
+        state: cli.state,
+        output: Output::new(cli.json),
+    };
+    let outcome = match cli.command {
+        Command::Dev(args) => dev::run(args, &globals),
+        Command::Status(args) => status::run(&args, &globals),
+        Command::Doctor(args) => doctor::run(&args, &globals),
+        Command::Sub(args) => sub::run(&args, &globals),
+        Command::Pub(args) => publish::run(&args, &globals),
+        Command::Decode(args) => decode::run(&args, &globals),
+        Command::Auth(args) => auth::run(args, &globals),
+        Command::Tenant(args) => tenant::run(args, &globals),
+        Command::Pool(args) => pool::run(args, &globals),
+        Command::Spine(args) => spine::run(args, &globals),
+        Command::Config(args) => config::run(args, &globals),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            globals.output.failure(&failure);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+/// Help and version as clap prints them; what was typed wrongly in the form of all our errors.
+fn misread(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let output = Output::new(false);
+    let text = error.render().to_string();
+    let text = text.replacen(
+        "error:",
+        &output.paint_stderr(output::Paint::Red, "arq:"),
+        1,
+    );
+    output.note(text.replace("\n  tip:", "\nhint:").trim_end());
+    ExitCode::from(failure::Exit::Usage as u8)
+}

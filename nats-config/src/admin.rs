@@ -11,6 +11,7 @@
 
 mod pools;
 mod push;
+mod servers;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,7 @@ use crate::credentials::{CredentialsError, MintedUser, mint_user};
 use crate::state::{FixedAccount, Role, StateError, StateFolder};
 
 pub use pools::RotateStep;
+pub use servers::ServerStatus;
 
 /// Life of the two users of one [`Admin`]: longer than any command runs.
 const OWN_TTL: Duration = Duration::from_secs(24 * 3600);

@@ -295,7 +295,7 @@ impl Admin {
     }
 }
 
-fn refused(subject: &str, reason: impl Into<BoxError>) -> AdminError {
+pub(super) fn refused(subject: &str, reason: impl Into<BoxError>) -> AdminError {
     AdminError::System {
         request: subject.to_owned(),
         source: reason.into(),

@@ -14,9 +14,6 @@ mod socket;
 mod tls;
 mod upgrade;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use arqon_spine::manifest::Listen;

@@ -1,0 +1,216 @@
+//! Which ArqonBus a command speaks to: the folder `.arqon` and its `context.toml`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Doing, Failure, Result};
+
+/// The name of the folder that is looked for from the current one upward.
+pub(crate) const FOLDER: &str = ".arqon";
+
+/// `context.toml`: where this ArqonBus is reached, and what commands take by default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// NATS servers.
+    pub(crate) nats: Vec<String>,
+    /// Where clients connect to Shield.
+    pub(crate) shield_url: String,
+    /// Shield's admin listener.
+    pub(crate) admin_url: String,
+    /// The tenant where a command names none.
+    pub(crate) default_tenant: String,
+    /// The user of tokens where a command names none.
+    pub(crate) default_user: String,
+    /// `aud` of the tokens `arq auth gen` makes.
+    pub(crate) audience: String,
+    /// `iss` of the tokens `arq auth gen` makes.
+    pub(crate) issuer: String,
+    /// PEM file of the authority that signed Shield's certificate, for `wss://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            nats: vec!["nats://127.0.0.1:4222".to_owned()],
+            shield_url: "ws://127.0.0.1:8080/v1/socket".to_owned(),
+            admin_url: "http://127.0.0.1:8081".to_owned(),
+            default_tenant: "acme".to_owned(),
+            default_user: "dev".to_owned(),
+            audience: "arqon".to_owned(),
+            issuer: "arqon-development".to_owned(),
+            ca_file: None,
+        }
+    }
+}
+
+/// A folder `.arqon` with what stands in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// The folder itself.
+    pub(crate) folder: PathBuf,
+    /// The settings read from it.
+    pub(crate) settings: Settings,
+}
+
+impl Context {
+    /// The folder of `--state`, or the nearest `.arqon` upward, or the one to be made here.
+    pub(crate) fn folder(state: Option<&Path>) -> Result<PathBuf> {
+        if let Some(state) = state {
+            return Ok(std::path::absolute(state)?);
+        }
+        let here = std::env::current_dir().doing("cannot tell the current folder")?;
+        let found = here
+            .ancestors()
+            .map(|folder| folder.join(FOLDER))
+            .find(|folder| folder.is_dir());
+        Ok(found.unwrap_or_else(|| here.join(FOLDER)))
+    }
+
+    /// Reads the context; without a folder or a file, the defaults.
+    pub(crate) fn load(state: Option<&Path>) -> Result<Self> {
+        let folder = Self::folder(state)?;
+        let file = folder.join("context.toml");
+        let settings = match std::fs::read_to_string(&file) {
+            Ok(text) => toml::from_str(&text).map_err(|error| {
+                Failure::new(format!(
+                    "{} does not hold: {}",
+                    file.display(),
+                    error.message()
+                ))
+                .hint("mend the file, or delete it to go back to the defaults")
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
+            Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
+        };
+        Ok(Self { folder, settings })
+    }
+
+    /// Writes `context.toml`.
+    pub(crate) fn save(&self) -> Result {
+        let body = toml::to_string(&self.settings)?;
+        let text = format!(
+            "# Where arq finds this ArqonBus, and what its commands take by default.\n{body}"
+        );
+        let file = self.folder.join("context.toml");
+        create_folder(&self.folder)?;
+        std::fs::write(&file, text).doing(format!("cannot write {}", file.display()))
+    }
+
+    /// The state folder of the Spine: operator, accounts, keys.
+    pub(crate) fn spine_folder(&self) -> PathBuf {
+        self.folder.join("spine")
+    }
+
+    /// The NATS server's configuration and store.
+    pub(crate) fn nats_folder(&self) -> PathBuf {
+        self.folder.join("nats")
+    }
+
+    /// What only development needs: token keys, the record of running processes.
+    pub(crate) fn dev_folder(&self) -> PathBuf {
+        self.folder.join("dev")
+    }
+
+    /// The logs of `arq dev up`.
+    pub(crate) fn logs_folder(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// Shield's manifest.
+    pub(crate) fn manifest_file(&self) -> PathBuf {
+        self.folder.join("config.toml")
+    }
+
+    /// Opens the Spine's state folder.
+    pub(crate) fn spine_state(&self) -> Result<arqon_spine::state::StateFolder> {
+        let folder = self.spine_folder();
+        if !folder.is_dir() {
+            return Err(
+                Failure::new(format!("there is no Spine state in {}", folder.display())).hint(
+                    "`arq dev up` makes one and starts everything; `arq spine init` only makes it; \
+                 `--state DIR` names another",
+                ),
+            );
+        }
+        arqon_spine::state::StateFolder::open(&folder)
+            .doing(format!("cannot open {}", folder.display()))
+    }
+}
+
+/// Makes a folder that only its owner may enter.
+pub(crate) fn create_folder(folder: &Path) -> Result {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .doing(format!("cannot make {}", folder.display()))
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub(crate) fn write_private(file: &Path, content: &[u8]) -> Result {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let name = file
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("file");
+    let temporary = file.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut open| open.write_all(content).and_then(|()| open.sync_all()))
+        .and_then(|()| std::fs::rename(&temporary, file));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.doing(format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn settings_survive_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("deep").join(FOLDER);
+        let mut context = Context::load(Some(&state)).unwrap();
+        assert_eq!(context.settings, Settings::default());
+        context.settings.default_tenant = "globex".to_owned();
+        context.save().unwrap();
+        assert_eq!(
+            Context::load(Some(&state)).unwrap().settings,
+            context.settings
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("context.toml"), "natz = 1\n").unwrap();
+        let failure = Context::load(Some(folder.path())).unwrap_err();
+        assert!(failure.message.contains("natz"), "{}", failure.message);
+        assert!(failure.hint.is_some());
+    }
+
+    #[test]
+    fn private_files_are_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        write_private(&file, b"one").unwrap();
+        write_private(&file, b"two").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"two");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,283 @@
+//! What stands in `.arqon` for development: made on first use, left alone after.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use arqon_proto::names::{NodeId, TenantId};
+use arqon_proto::v1::{Issuer, PemKey, PemKeys, TenantLimits, issuer};
+use arqon_spine::admin::{Admin, CreateTenant};
+use arqon_spine::manifest::{self, Manifest};
+use arqon_spine::server_config::{self, ServerParams};
+use arqon_spine::state::{Role, StateFolder};
+
+use super::ports::{Ports, port_of};
+use crate::auth::DevelopmentKey;
+use crate::context::{Context, create_folder, write_private};
+use crate::failure::{Doing, Exit, Failure, Result};
+use crate::output::Output;
+
+/// The tenants that stand in a development ArqonBus from the start.
+const DEVELOPMENT_TENANTS: [&str; 2] = ["acme", "globex"];
+
+/// The id of the one Shield.
+const SHIELD: &str = "shield-1";
+/// The pool it serves.
+const POOL: &str = "default";
+
+/// The ports in force: Shield's from its manifest, which may have been edited, NATS's from the
+/// context.
+pub(super) fn ports(context: &Context) -> Ports {
+    let settings = &context.settings;
+    let written = std::fs::read_to_string(context.manifest_file())
+        .ok()
+        .and_then(|text| text.parse::<toml::Table>().ok());
+    let listen = |key: &str| {
+        let address = written.as_ref()?.get("listen")?.get(key)?.as_str()?;
+        address
+            .parse::<SocketAddr>()
+            .ok()
+            .map(|address| address.port())
+    };
+    Ports {
+        nats: settings
+            .nats
+            .first()
+            .and_then(|url| port_of(url))
+            .unwrap_or(4222),
+        shield: listen("public")
+            .or_else(|| port_of(&settings.shield_url))
+            .unwrap_or(8080),
+        admin: listen("admin")
+            .or_else(|| port_of(&settings.admin_url))
+            .unwrap_or(8081),
+    }
+}
+
+/// The NATS server's configuration.
+pub(super) fn nats_config(context: &Context) -> PathBuf {
+    context.nats_folder().join("nats.conf")
+}
+
+/// What arqon-shield is given.
+pub(super) fn shield_arguments(context: &Context) -> Vec<String> {
+    vec![
+        "--config".to_owned(),
+        context.manifest_file().display().to_string(),
+    ]
+}
+
+/// Makes keys and configuration files. True where this is the first use.
+pub(super) fn prepare(context: &mut Context, ports: Ports, output: &Output) -> Result<bool> {
+    let first = !context.spine_folder().is_dir();
+    create_folder(&context.folder)?;
+    if first {
+        output.note(format!(
+            "making {}: keys, configuration, two tenants",
+            context.folder.display()
+        ));
+    }
+    let state = StateFolder::create(context.spine_folder())?;
+    context.settings.nats = vec![format!("nats://127.0.0.1:{}", ports.nats)];
+    context.settings.shield_url = format!("ws://127.0.0.1:{}/v1/socket", ports.shield);
+    context.settings.admin_url = format!("http://127.0.0.1:{}", ports.admin);
+    context.save()?;
+    write_nats_config(context, &state, ports.nats)?;
+
+    let pool = NodeId::parse(POOL)?;
+    state.ensure_fleet_key(&pool)?;
+    let creds = state.creds(Role::Shield, &NodeId::parse(SHIELD)?)?;
+    let fleet_key = state.fleet_key_path(&pool);
+    let file = context.manifest_file();
+    let mut text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => manifest::template(&[
+            ("node.id", &quoted(SHIELD)),
+            (
+                "spine.control_creds_file",
+                &quoted(&relative(context, creds)),
+            ),
+            (
+                "spine.fleet_key_file",
+                &quoted(&relative(context, fleet_key)),
+            ),
+            ("tokens.allow_development", "true"),
+        ]),
+        Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
+    };
+    for (section, key, value) in [
+        (
+            "listen",
+            "public",
+            quoted(&format!("127.0.0.1:{}", ports.shield)),
+        ),
+        (
+            "listen",
+            "admin",
+            quoted(&format!("127.0.0.1:{}", ports.admin)),
+        ),
+        (
+            "spine",
+            "servers",
+            format!("[{}]", quoted(&context.settings.nats[0])),
+        ),
+    ] {
+        text = set_key(&text, section, key, &value);
+    }
+    std::fs::write(&file, text).doing(format!("cannot write {}", file.display()))?;
+    // Before anything starts: Shield would say the same, later and among other lines.
+    Manifest::load(&file).map_err(|error| Failure {
+        exit: Exit::BadManifest,
+        ..error.into()
+    })?;
+    Ok(first)
+}
+
+/// Writes the configuration of a single NATS server.
+fn write_nats_config(context: &Context, state: &StateFolder, port: u16) -> Result<PathBuf> {
+    let folder = context.nats_folder();
+    create_folder(&folder)?;
+    let mut params = ServerParams::single(folder.clone());
+    params.listen = SocketAddr::from(([127, 0, 0, 1], port));
+    let file = folder.join("nats.conf");
+    write_private(&file, server_config::render(state, &params)?.as_bytes())?;
+    Ok(file)
+}
+
+/// Makes the pool and the tenants over the running server, once. Gives all tenants.
+pub(super) async fn furnish(context: &Context, output: &Output) -> Result<Vec<String>> {
+    let state = context.spine_state()?;
+    let until = Instant::now() + Duration::from_secs(15);
+    let admin = loop {
+        match Admin::connect(&state, &context.settings.nats).await {
+            Ok(admin) => break admin,
+            Err(error) if Instant::now() > until => return Err(error).doing("cannot reach NATS"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let done = context.dev_folder().join("furnished");
+    if !done.exists() {
+        let pool = NodeId::parse(POOL)?;
+        admin
+            .bootstrap(1, &pool)
+            .await
+            .doing("cannot make the pool `default`")?;
+        let issuer = development_issuer(context, output)?;
+        for id in DEVELOPMENT_TENANTS {
+            let create = CreateTenant {
+                id: TenantId::parse(id)?,
+                pool: pool.clone(),
+                issuers: vec![issuer.clone()],
+                limits: TenantLimits::default(),
+            };
+            admin
+                .create_tenant(create)
+                .await
+                .doing(format!("cannot make the tenant `{id}`"))?;
+        }
+        write_private(&done, b"")?;
+    }
+    // What the server holds may be older than the records, after a store was lost.
+    let repaired = admin.reassert().await?.pushed;
+    if !repaired.is_empty() {
+        output.note(format!(
+            "pushed the accounts of {} again",
+            repaired.join(", ")
+        ));
+    }
+    let tenants = admin.list().await?;
+    admin.close().await;
+    Ok(tenants.into_iter().map(|tenant| tenant.id).collect())
+}
+
+/// The issuer of tokens that `arq auth gen` signs.
+pub(crate) fn development_issuer(context: &Context, output: &Output) -> Result<Issuer> {
+    let key = DevelopmentKey::open(context, output)?;
+    Ok(Issuer {
+        iss: context.settings.issuer.clone(),
+        audiences: vec![context.settings.audience.clone()],
+        keys: Some(issuer::Keys::Pem(PemKeys {
+            keys: vec![PemKey {
+                kid: key.kid.clone(),
+                pem: key.public_pem.clone(),
+            }],
+        })),
+        development: true,
+    })
+}
+
+/// Everything under the folder that `arq` made there.
+pub(super) fn made_by_dev(context: &Context) -> Vec<PathBuf> {
+    let folder = &context.folder;
+    [
+        "spine",
+        "nats",
+        "logs",
+        "creds",
+        "dev",
+        "config.toml",
+        "context.toml",
+    ]
+    .iter()
+    .map(|name| folder.join(name))
+    .filter(|path| path.exists())
+    .collect()
+}
+
+/// A path as the manifest writes it: from its own folder where it lies below it.
+fn relative(context: &Context, path: PathBuf) -> String {
+    path.strip_prefix(&context.folder)
+        .unwrap_or(&path)
+        .display()
+        .to_string()
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// Sets one key of a TOML text and leaves every other line as it is.
+fn set_key(text: &str, section: &str, key: &str, value: &str) -> String {
+    let wanted = format!("{key} = {value}");
+    let header = format!("[{section}]");
+    let names_key = |line: &str| {
+        line.split_once('=')
+            .is_some_and(|(name, _)| name.trim().trim_start_matches('#').trim() == key)
+    };
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let Some(start) = lines.iter().position(|line| line.trim() == header) else {
+        return format!("{}\n\n{header}\n{wanted}\n", text.trim_end());
+    };
+    let end = lines
+        .iter()
+        .skip(start + 1)
+        .position(|line| line.trim_start().starts_with('['))
+        .map_or(lines.len(), |offset| start + 1 + offset);
+    let set = (start + 1..end)
+        .find(|&at| names_key(&lines[at]) && !lines[at].trim_start().starts_with('#'));
+    let shown = (start + 1..end).find(|&at| names_key(&lines[at]));
+    match set.or(shown) {
+        Some(at) => lines[at] = wanted,
+        None => lines.insert(start + 1, wanted),
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_set_and_the_rest_stays() {
+        let text =
+            "# top\n[listen]\n# public = \"a\"\nadmin = \"b\"\n\n[spine]\n# public = \"x\"\n";
+        let once = set_key(text, "listen", "public", "\"c\"");
+        assert_eq!(
+            once,
+            "# top\n[listen]\npublic = \"c\"\nadmin = \"b\"\n\n[spine]\n# public = \"x\"\n"
+        );
+        assert_eq!(set_key(&once, "listen", "public", "\"c\""), once);
+        assert_eq!(set_key("[a]\n", "a", "k", "1"), "[a]\nk = 1\n");
+        assert_eq!(set_key("[a]\n", "b", "k", "1"), "[a]\n\n[b]\nk = 1\n");
+    }
+}

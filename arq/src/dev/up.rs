@@ -1,0 +1,274 @@
+//! `arq dev up`: makes what is missing, starts the parts, and stops them in order.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::children::{Program, Running, find_program};
+use super::layout;
+use super::ports::{PortOptions, Ports};
+use super::record::{Lock, Process, Record, stop_leftovers};
+use crate::Globals;
+use crate::context::Context;
+use crate::failure::{Doing, Failure, Result};
+use crate::http;
+use crate::output::{Output, Paint};
+
+/// How long a part may take to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long Shield may drain: its manifest's default and something for the rest.
+const SHIELD_STOP_LIMIT: Duration = Duration::from_secs(40);
+/// How long NATS may take to stop.
+const NATS_STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Runs until a signal or the end of a part.
+pub(super) async fn run(
+    mut context: Context,
+    options: PortOptions,
+    quiet: bool,
+    globals: &Globals,
+) -> Result {
+    let output = &globals.output;
+    let Some(_lock) = Lock::take(&context)? else {
+        return already_up(&context, output);
+    };
+    let mut stops = Stops::new()?;
+    if let Some(record) = Record::read(&context) {
+        let left = stop_leftovers(&context, &record);
+        if left > 0 {
+            output.note(format!(
+                "stopped {left} processes that an earlier `arq dev up` left behind"
+            ));
+        }
+    }
+    let nats = arqon_spine::server::find().hint(
+        "`scripts/setup` puts a nats-server into .tools/bin; or install one and have it in PATH",
+    )?;
+    let shield = find_program("arqon-shield").ok_or_else(|| {
+        Failure::new("there is no arqon-shield beside arq or in PATH")
+            .hint("`cargo build -p arqon-shield` builds it")
+    })?;
+    let ports = options.over(layout::ports(&context))?;
+    ports.check_free()?;
+    layout::prepare(&mut context, ports, output)?;
+
+    let mut up = Up {
+        context,
+        ports,
+        quiet,
+        output: *output,
+        running: Vec::new(),
+    };
+    let outcome = tokio::select! {
+        outcome = up.start_and_watch(nats.path, shield) => outcome,
+        why = stops.next() => {
+            output.note(format!("{why}: stopping (Ctrl-C once more kills)"));
+            Ok(())
+        }
+    };
+    let stopped = tokio::select! {
+        stopped = up.stop() => stopped,
+        _ = stops.interrupt.recv() => {
+            up.kill().await;
+            Err(Failure::new("killed"))
+        }
+    };
+    Record::remove(&up.context);
+    outcome.and(stopped)
+}
+
+fn already_up(context: &Context, output: &Output) -> Result {
+    let pid = Record::read(context).map(|record| record.supervisor.pid);
+    if output.json {
+        return output.object(&json!({"already_running": true, "pid": pid, "shield_url": context.settings.shield_url}));
+    }
+    let by = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    output.note(format!(
+        "it already runs here{by}; clients connect to {}",
+        context.settings.shield_url
+    ));
+    Ok(())
+}
+
+struct Up {
+    context: Context,
+    ports: Ports,
+    quiet: bool,
+    output: Output,
+    /// In the order they were started.
+    running: Vec<Running>,
+}
+
+impl Up {
+    async fn start_and_watch(
+        &mut self,
+        nats: std::path::PathBuf,
+        shield: std::path::PathBuf,
+    ) -> Result {
+        self.start(Program {
+            name: "nats",
+            paint: Paint::Magenta,
+            file: nats,
+            arguments: vec![
+                "-c".to_owned(),
+                layout::nats_config(&self.context).display().to_string(),
+            ],
+            log: self.context.logs_folder().join("nats.log"),
+        })?;
+        let nats_address = format!("127.0.0.1:{}", self.ports.nats);
+        self.ready("nats", async || {
+            tokio::net::TcpStream::connect(&nats_address).await.is_ok()
+        })
+        .await?;
+        let tenants = {
+            let furnish = Box::pin(layout::furnish(&self.context, &self.output));
+            tokio::select! {
+                outcome = furnish => outcome?,
+                (index, status) = ended(&mut self.running) => return Err(self.died(index, status).await),
+            }
+        };
+        self.start(Program {
+            name: "shield",
+            paint: Paint::Cyan,
+            file: shield,
+            arguments: layout::shield_arguments(&self.context),
+            log: self.context.logs_folder().join("shield.log"),
+        })?;
+        let readyz = format!("http://127.0.0.1:{}/readyz", self.ports.shield);
+        self.ready("shield", async || {
+            matches!(http::get(&readyz).await, Ok((200, _)))
+        })
+        .await?;
+        self.summary(&tenants)?;
+        let (index, status) = ended(&mut self.running).await;
+        Err(self.died(index, status).await)
+    }
+
+    fn start(&mut self, program: Program) -> Result {
+        let running = program.start(self.output, self.quiet)?;
+        self.running.push(running);
+        // Written anew with each part, so that even a crash in the middle leaves no stray.
+        let supervisor = Process::of("arq", std::process::id())
+            .ok_or_else(|| Failure::new("cannot read /proc; `arq dev` needs Linux"))?;
+        let children = self
+            .running
+            .iter()
+            .map(|running| running.process.clone())
+            .collect();
+        Record {
+            supervisor,
+            children,
+        }
+        .write(&self.context)
+    }
+
+    /// Waits until a part answers; its end or a long silence is a failure.
+    async fn ready(&mut self, name: &str, answers: impl AsyncFn() -> bool) -> Result {
+        let wait = async {
+            while !answers().await {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        };
+        tokio::select! {
+            outcome = tokio::time::timeout(READY_LIMIT, wait) => outcome.map_err(|_| {
+                Failure::new(format!("{name} is not ready after {} s", READY_LIMIT.as_secs()))
+                    .hint(format!("its log is {}", self.context.logs_folder().join(format!("{name}.log")).display()))
+            }),
+            (index, status) = ended(&mut self.running) => Err(self.died(index, status).await),
+        }
+    }
+
+    async fn died(&mut self, index: usize, status: ExitStatus) -> Failure {
+        let mut dead = self.running.remove(index);
+        dead.died(status, self.quiet).await
+    }
+
+    fn summary(&self, tenants: &[String]) -> Result {
+        let settings = &self.context.settings;
+        if self.output.json {
+            return self.output.object_line(&json!({
+                "ready": true,
+                "pid": std::process::id(),
+                "shield_url": settings.shield_url,
+                "admin_url": settings.admin_url,
+                "nats": settings.nats,
+                "tenants": tenants,
+                "folder": self.context.folder,
+            }));
+        }
+        let output = &self.output;
+        output.line("")?;
+        output.line(output.paint(Paint::Bold, "ArqonBus is up"))?;
+        output.line("")?;
+        output.pairs(&[
+            ("  clients", settings.shield_url.clone()),
+            ("  metrics", format!("{}/metrics", settings.admin_url)),
+            ("  NATS", settings.nats.join(", ")),
+            ("  tenants", tenants.join(", ")),
+            ("  folder", self.context.folder.display().to_string()),
+        ])?;
+        output.line("")?;
+        output.line("Try in other terminals:")?;
+        output.line("  arq sub lobby")?;
+        output.line("  arq pub lobby hello")?;
+        output.line("  arq status")?;
+        output.line("")?;
+        output.line("Ctrl-C stops everything")?;
+        output.line("")
+    }
+
+    /// Stops the parts, the last started first.
+    async fn stop(&mut self) -> Result {
+        let mut outcome = Ok(());
+        while let Some(running) = self.running.pop() {
+            let limit = if running.name == "nats" {
+                NATS_STOP_LIMIT
+            } else {
+                SHIELD_STOP_LIMIT
+            };
+            let stopped = running.stop(limit, &self.output).await;
+            outcome = outcome.and(stopped);
+        }
+        outcome
+    }
+
+    async fn kill(&mut self) {
+        while let Some(running) = self.running.pop() {
+            running.kill().await;
+        }
+    }
+}
+
+/// The first part that ends.
+async fn ended(running: &mut [Running]) -> (usize, ExitStatus) {
+    let waits = running.iter_mut().map(|running| Box::pin(running.ended()));
+    let (status, index, _) = futures_util::future::select_all(waits).await;
+    (index, status)
+}
+
+/// The signals that mean: stop.
+struct Stops {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Stops {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Lengths of time as people write and read them.
+
+use std::time::Duration;
+
+/// Seconds from `90`, `90s`, `15m`, `1h30m`, `7d`; a leading `-` makes it negative.
+pub(crate) fn parse_secs(text: &str) -> Result<i64, String> {
+    let (sign, body) = match text.strip_prefix('-') {
+        Some(body) => (-1, body),
+        None => (1, text),
+    };
+    let wrong =
+        || format!("`{text}` is no length of time; write for instance 90s, 15m, 1h30m or 7d");
+    if let Ok(secs) = body.parse::<u32>() {
+        return Ok(sign * i64::from(secs));
+    }
+    let mut total: i64 = 0;
+    let mut digits = String::new();
+    for letter in body.chars() {
+        if letter.is_ascii_digit() {
+            digits.push(letter);
+            continue;
+        }
+        let number: i64 = digits.parse::<u32>().map_err(|_| wrong())?.into();
+        digits.clear();
+        total += number
+            * match letter {
+                's' => 1,
+                'm' => 60,
+                'h' => 3_600,
+                'd' => 86_400,
+                'w' => 604_800,
+                _ => return Err(wrong()),
+            };
+    }
+    if !digits.is_empty() || body.is_empty() {
+        return Err(wrong());
+    }
+    Ok(sign * total)
+}
+
+/// A positive length of time.
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    match parse_secs(text)? {
+        secs if secs > 0 => Ok(Duration::from_secs(secs.unsigned_abs())),
+        _ => Err(format!("`{text}` must be longer than nothing")),
+    }
+}
+
+/// `1h 30m`, `45s`, `2d 3h`: the two largest parts.
+pub(crate) fn words(secs: u64) -> String {
+    let parts = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let mut left = secs;
+    let mut text = Vec::new();
+    for (size, unit) in parts {
+        if left >= size && text.len() < 2 {
+            text.push(format!("{}{unit}", left / size));
+            left %= size;
+        } else if !text.is_empty() {
+            break;
+        }
+    }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text.join(" ")
+    }
+}
+
+/// Seconds since the Unix epoch.
+pub(crate) fn now_secs() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// A moment as RFC 3339 in UTC, to the second.
+pub(crate) fn moment(secs: u64) -> String {
+    i64::try_from(secs)
+        .ok()
+        .and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok())
+        .and_then(|at| {
+            at.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_else(|| secs.to_string())
+}
+
+/// A moment with its distance from now: `2026-01-02T03:04:05Z (in 1h)`.
+pub(crate) fn moment_words(secs: u64) -> String {
+    let now = now_secs();
+    if secs >= now {
+        format!("{} (in {})", moment(secs), words(secs - now))
+    } else {
+        format!("{} ({} ago)", moment(secs), words(now - secs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_read_as_written() {
+        for (text, secs) in [
+            ("90", 90),
+            ("90s", 90),
+            ("15m", 900),
+            ("1h30m", 5_400),
+            ("7d", 604_800),
+            ("-5m", -300),
+            ("1w", 604_800),
+        ] {
+            assert_eq!(parse_secs(text), Ok(secs), "{text}");
+        }
+        for text in ["", "h", "1x", "1h2", "--1s", "9999999999s", "1.5h"] {
+            assert!(parse_secs(text).is_err(), "{text}");
+        }
+        assert!(parse("0s").is_err());
+        assert!(parse("-1s").is_err());
+    }
+
+    #[test]
+    fn words_keep_the_two_largest_parts() {
+        assert_eq!(words(0), "0s");
+        assert_eq!(words(59), "59s");
+        assert_eq!(words(3_600), "1h");
+        assert_eq!(words(5_430), "1h 30m");
+        assert_eq!(words(90_061), "1d 1h");
+    }
+}

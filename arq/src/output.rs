@@ -1,0 +1,186 @@
+//! What commands print: data on stdout (a table for people or JSON), all else on stderr.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::failure::{Failure, Result};
+
+/// How to print.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// Machine-readable output was asked for.
+    pub(crate) json: bool,
+    /// Colours may be used on stdout.
+    pub(crate) colour: bool,
+    /// Colours may be used on stderr.
+    pub(crate) colour_stderr: bool,
+}
+
+/// The colours in use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Paint {
+    /// Well.
+    Green,
+    /// Wrong.
+    Red,
+    /// Doubtful.
+    Yellow,
+    /// Names of things.
+    Cyan,
+    /// Of a second kind.
+    Magenta,
+    /// Of less weight.
+    Dim,
+    /// Of more weight.
+    Bold,
+}
+
+impl Output {
+    /// Decides on colours: none without a terminal, none where `NO_COLOR` is set.
+    pub(crate) fn new(json: bool) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        Self {
+            json,
+            colour: wanted && std::io::stdout().is_terminal(),
+            colour_stderr: wanted && std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// `text` in a colour, where stdout takes colours.
+    pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
+        painted(self.colour, paint, text)
+    }
+
+    /// `text` in a colour, where stderr takes colours.
+    pub(crate) fn paint_stderr(&self, paint: Paint, text: &str) -> String {
+        painted(self.colour_stderr, paint, text)
+    }
+
+    /// A line of data.
+    pub(crate) fn line(&self, text: impl AsRef<str>) -> Result {
+        let mut bytes = Vec::with_capacity(text.as_ref().len() + 1);
+        bytes.extend_from_slice(text.as_ref().as_bytes());
+        bytes.push(b'\n');
+        self.bytes(&bytes)
+    }
+
+    /// Data as it is.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result {
+        let mut stdout = std::io::stdout().lock();
+        stdout
+            .write_all(bytes)
+            .and_then(|()| stdout.flush())
+            .map_err(broken)
+    }
+
+    /// Data as indented JSON.
+    pub(crate) fn object(&self, value: &impl Serialize) -> Result {
+        self.line(serde_json::to_string_pretty(value)?)
+    }
+
+    /// Data as one line of JSON, for streams.
+    pub(crate) fn object_line(&self, value: &impl Serialize) -> Result {
+        self.line(serde_json::to_string(value)?)
+    }
+
+    /// A remark for people, on stderr.
+    pub(crate) fn note(&self, text: impl AsRef<str>) {
+        // A remark that cannot be shown is no reason to fail.
+        let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+    }
+
+    /// A warning for people, on stderr.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        let label = self.paint_stderr(Paint::Yellow, "warning:");
+        self.note(format!("{label} {}", text.as_ref()));
+    }
+
+    /// A table with a head, on stdout. Without rows, `empty` on stderr.
+    pub(crate) fn table(&self, head: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Result {
+        if rows.is_empty() {
+            self.note(empty);
+            return Ok(());
+        }
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_header(head.iter().map(|cell| cell.to_uppercase()));
+        table.add_rows(rows);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let text = table.to_string();
+        for line in text.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Names and values in two columns, on stdout.
+    pub(crate) fn pairs(&self, pairs: &[(&str, String)]) -> Result {
+        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in pairs {
+            let label = self.paint(Paint::Dim, &format!("{name:width$}"));
+            for (index, line) in value.lines().enumerate() {
+                if index == 0 {
+                    self.line(format!("{label}  {line}"))?;
+                } else {
+                    self.line(format!("{:width$}  {line}", ""))?;
+                }
+            }
+            if value.is_empty() {
+                self.line(format!("{label}  -"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints a failure.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if failure.silent {
+            return;
+        }
+        let label = self.paint_stderr(Paint::Red, "arq:");
+        self.note(format!("{label} {}", failure.message));
+        if let Some(hint) = &failure.hint {
+            let label = self.paint_stderr(Paint::Cyan, "hint:");
+            self.note(format!("{label} {hint}"));
+        }
+    }
+
+    /// Asks a yes-or-no question on the terminal; without one, no.
+    pub(crate) fn confirm(&self, question: &str) -> bool {
+        if !std::io::stdin().is_terminal() {
+            return false;
+        }
+        let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).is_ok()
+            && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+    }
+}
+
+fn painted(on: bool, paint: Paint, text: &str) -> String {
+    if !on {
+        return text.to_owned();
+    }
+    let code = match paint {
+        Paint::Green => "32",
+        Paint::Red => "31",
+        Paint::Yellow => "33",
+        Paint::Cyan => "36",
+        Paint::Magenta => "35",
+        Paint::Dim => "2",
+        Paint::Bold => "1",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+/// A reader that went away (`arq … | head`) is no failure.
+fn broken(error: std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    Failure::new(format!("cannot write to stdout: {error}"))
+}

@@ -1,0 +1,282 @@
+//! `arq status`: health, versions, connections and rooms, as NATS and the Shields report them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arqon_proto::v1::{PoolRecord, ShieldBeat, TenantRecord, TenantState};
+use arqon_spine::admin::{Admin, ServerStatus};
+use clap::Args;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use crate::Globals;
+use crate::admin::{explain, with};
+use crate::duration::words;
+use crate::failure::{Exit, Failure, Result};
+use crate::output::{Output, Paint};
+
+/// Shields report once a second; who is silent for longer than this is not there.
+const LISTEN: Duration = Duration::from_millis(1_600);
+
+/// Health, versions, connections and rooms
+///
+/// Exit code 1 where something is not well.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Listen for the Shields' reports this long; they come once a second
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::duration::parse)]
+    listen: Option<Duration>,
+}
+
+/// What was found.
+struct Picture {
+    servers: Vec<ServerStatus>,
+    shields: BTreeMap<String, ShieldBeat>,
+    tenants: Vec<TenantRecord>,
+    pools: Vec<PoolRecord>,
+}
+
+/// Does what was asked.
+pub(crate) fn run(args: &Status, globals: &Globals) -> Result {
+    let listen = args.listen.unwrap_or(LISTEN);
+    let picture = with(globals, async |_, admin| look(admin, listen).await)?;
+    let problems = picture.problems();
+    let output = &globals.output;
+    if output.json {
+        output.object(&picture.json(&problems))?;
+    } else {
+        picture.show(&problems, output)?;
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::told(Exit::Failed))
+    }
+}
+
+async fn look(admin: &Admin, listen: Duration) -> Result<Picture> {
+    let beats = async {
+        let mut shields = BTreeMap::new();
+        let mut beats = admin.control().subscribe_beats().await?;
+        let until = tokio::time::Instant::now() + listen;
+        while let Ok(Some(beat)) = tokio::time::timeout_at(until, beats.next()).await {
+            shields.insert(beat.shield.clone(), beat);
+        }
+        Ok::<_, Failure>(shields)
+    };
+    let records = async {
+        let servers = admin.servers().await.map_err(explain)?;
+        Ok::<_, Failure>((
+            servers,
+            admin.list().await.map_err(explain)?,
+            admin.list_pools().await.map_err(explain)?,
+        ))
+    };
+    let (shields, (servers, tenants, pools)) = tokio::try_join!(beats, records)?;
+    Ok(Picture {
+        servers,
+        shields,
+        tenants,
+        pools,
+    })
+}
+
+impl Picture {
+    /// What is not well, one line each.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for beat in self.shields.values().filter(|beat| !beat.ready) {
+            let why = if beat.draining {
+                "is draining"
+            } else {
+                "is not ready"
+            };
+            problems.push(format!("{} {why}", beat.shield));
+        }
+        for pool in &self.pools {
+            let served = self.tenants.iter().any(|tenant| tenant.pool == pool.name);
+            let ready = self
+                .shields
+                .values()
+                .any(|beat| beat.pool == pool.name && beat.ready);
+            if served && !ready {
+                problems.push(format!(
+                    "no Shield of pool {} is ready, so its tenants cannot connect",
+                    pool.name
+                ));
+            }
+        }
+        for tenant in &self.tenants {
+            if self.pools.iter().all(|pool| pool.name != tenant.pool) {
+                problems.push(format!(
+                    "tenant {} is of pool {}, which does not exist",
+                    tenant.id, tenant.pool
+                ));
+            }
+        }
+        problems
+    }
+
+    fn sessions(&self) -> u32 {
+        self.shields.values().map(|beat| beat.sessions).sum()
+    }
+
+    /// Sessions and rooms of a tenant over all Shields. A room with members on two Shields
+    /// counts on each.
+    fn load(&self, tenant: &str) -> (u32, u32) {
+        self.shields
+            .values()
+            .flat_map(|beat| &beat.tenants)
+            .filter(|load| load.tenant == tenant)
+            .fold((0, 0), |(sessions, rooms), load| {
+                (sessions + load.sessions, rooms + load.rooms)
+            })
+    }
+
+    fn json(&self, problems: &[String]) -> Value {
+        let shields: Vec<Value> = self
+            .shields
+            .values()
+            .map(|beat| {
+                json!({
+                    "id": beat.shield,
+                    "version": beat.version,
+                    "pool": beat.pool,
+                    "ready": beat.ready,
+                    "draining": beat.draining,
+                    "sessions": beat.sessions,
+                    "rooms": beat.rooms,
+                    "messages_in": beat.messages_in,
+                    "messages_out": beat.messages_out,
+                    "uptime_ms": beat.uptime_ms,
+                    "fleet_key": beat.fleet_key,
+                    "public_address": beat.public_address,
+                })
+            })
+            .collect();
+        let tenants: Vec<Value> = self
+            .tenants
+            .iter()
+            .map(|tenant| {
+                let (sessions, rooms) = self.load(&tenant.id);
+                json!({
+                    "id": tenant.id,
+                    "suspended": tenant.state() == TenantState::Suspended,
+                    "pool": tenant.pool,
+                    "sessions": sessions,
+                    "rooms": rooms,
+                })
+            })
+            .collect();
+        let servers: Vec<Value> = self
+            .servers
+            .iter()
+            .map(|server| {
+                json!({
+                    "name": server.name,
+                    "version": server.version,
+                    "connections": server.connections,
+                    "uptime_secs": server.uptime_secs,
+                    "memory_bytes": server.memory_bytes,
+                    "slow_consumers": server.slow_consumers,
+                })
+            })
+            .collect();
+        json!({
+            "healthy": problems.is_empty(),
+            "problems": problems,
+            "version": env!("CARGO_PKG_VERSION"),
+            "sessions": self.sessions(),
+            "nats": servers,
+            "shields": shields,
+            "tenants": tenants,
+            "pools": self.pools.iter().map(|pool| json!({"name": pool.name, "rotating": pool.fleet_keys.len() > 1})).collect::<Vec<_>>(),
+        })
+    }
+
+    fn show(&self, problems: &[String], output: &Output) -> Result {
+        let version = env!("CARGO_PKG_VERSION");
+        let health = if problems.is_empty() {
+            output.paint(Paint::Green, "healthy")
+        } else {
+            output.paint(Paint::Red, "not well")
+        };
+        let sessions = match self.sessions() {
+            1 => "1 session".to_owned(),
+            more => format!("{more} sessions"),
+        };
+        output.line(format!(
+            "ArqonBus is {health}: {sessions} on {} of {} Shields ready (arq {version})",
+            self.shields.values().filter(|beat| beat.ready).count(),
+            self.shields.len()
+        ))?;
+        for problem in problems {
+            output.line(format!(
+                "{} {problem}",
+                output.paint(Paint::Red, "problem:")
+            ))?;
+        }
+        output.line("")?;
+        let servers = self.servers.iter().map(|server| {
+            vec![
+                server.name.clone(),
+                server.version.clone(),
+                server.connections.to_string(),
+                format!("{} MiB", server.memory_bytes >> 20),
+                words(server.uptime_secs),
+            ]
+        });
+        output.table(
+            &["nats server", "version", "connections", "memory", "up"],
+            servers.collect(),
+            "no NATS server answered",
+        )?;
+        output.line("")?;
+        let shields = self.shields.values().map(|beat| {
+            let state = match (beat.ready, beat.draining) {
+                (true, false) => "ready",
+                (_, true) => "draining",
+                (false, false) => "not ready",
+            };
+            vec![
+                beat.shield.clone(),
+                state.to_owned(),
+                beat.version.clone(),
+                beat.pool.clone(),
+                beat.sessions.to_string(),
+                beat.rooms.to_string(),
+                beat.messages_in.to_string(),
+                beat.messages_out.to_string(),
+                words(beat.uptime_ms / 1_000),
+            ]
+        });
+        output.table(
+            &[
+                "shield", "state", "version", "pool", "sessions", "rooms", "in", "out", "up",
+            ],
+            shields.collect(),
+            "no Shield reports",
+        )?;
+        output.line("")?;
+        let tenants = self.tenants.iter().map(|tenant| {
+            let (sessions, rooms) = self.load(&tenant.id);
+            let state = if tenant.state() == TenantState::Suspended {
+                "suspended"
+            } else {
+                "active"
+            };
+            vec![
+                tenant.id.clone(),
+                state.to_owned(),
+                tenant.pool.clone(),
+                sessions.to_string(),
+                rooms.to_string(),
+            ]
+        });
+        output.table(
+            &["tenant", "state", "pool", "sessions", "rooms"],
+            tenants.collect(),
+            "no tenants",
+        )
+    }
+}
