@@ -295,12 +295,13 @@ pub fn brain_template() -> Template {
 /// right: one who may create a consumer may have it deliver stored messages to
 /// any subject of CONTROL, which is why orders carry a header (see `control`).
 /// Deleting consumers is not among it, or one Shield could end another's watch.
-fn stream_reads(stream: &str) -> [String; 7] {
+fn stream_reads(stream: &str) -> [String; 8] {
     [
         format!("$JS.API.STREAM.INFO.{stream}"),
         format!("$JS.API.STREAM.MSG.GET.{stream}"),
         format!("$JS.API.DIRECT.GET.{stream}"),
         format!("$JS.API.DIRECT.GET.{stream}.>"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}"),
         format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
         format!("$JS.API.CONSUMER.INFO.{stream}.>"),
         format!("$JS.FC.{stream}.>"),

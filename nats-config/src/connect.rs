@@ -33,8 +33,13 @@ use crate::subjects;
 /// leaving the host.
 const NOWHERE: &str = "nats://127.0.0.1:0";
 
-/// How often the client pings an idle server; two unanswered pings end it.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the client pings an idle server; two unanswered pings end it, so
+/// a frozen server or a cut cable is noticed after 15 s at the latest. Whoever
+/// needs to know sooner sends a barrier.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long [`Connection::abort`] waits to get its word in.
+const ABORT: Duration = Duration::from_millis(50);
 
 /// A refusal for an unknown account takes the server's resolver time-out of
 /// 1.9 s; this leaves room for it.
@@ -310,9 +315,12 @@ impl Connection {
         let _ = self.client.drain().await;
     }
 
-    /// Ends it now, for a server that no longer answers.
+    /// Gives it up, for a server that no longer answers: it counts as closed at
+    /// once and ends at once, or, if the client is stuck in the middle of a
+    /// write, when the server does not answer its pings.
     pub async fn abort(&self) {
+        self.closed.set();
         // "Reconnect" to this client means going nowhere, which ends it.
-        let _ = self.client.force_reconnect().await;
+        let _ = tokio::time::timeout(ABORT, self.client.force_reconnect()).await;
     }
 }

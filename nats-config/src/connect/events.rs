@@ -40,17 +40,18 @@ pub struct Events {
     shared: Arc<Shared>,
 }
 
-/// Tells when a connection is over; clones tell the same.
+/// Tells when a connection is over; clones tell the same. What the server had
+/// delivered by then may still be in the streams.
 #[derive(Debug, Clone)]
 pub struct Closed {
-    receiver: watch::Receiver<bool>,
+    over: Arc<watch::Sender<bool>>,
 }
 
 /// The callback's end. The client drops it when it is over.
 #[derive(Debug)]
 pub(super) struct Sink {
     shared: Arc<Shared>,
-    closed: watch::Sender<bool>,
+    closed: Closed,
 }
 
 #[derive(Debug, Default)]
@@ -68,12 +69,14 @@ struct Queue {
 /// The two ends, and what tells that it is over.
 pub(super) fn channel() -> (Sink, Events, Closed) {
     let shared = Arc::new(Shared::default());
-    let (closed, receiver) = watch::channel(false);
+    let closed = Closed {
+        over: Arc::new(watch::Sender::new(false)),
+    };
     let sink = Sink {
         shared: shared.clone(),
-        closed,
+        closed: closed.clone(),
     };
-    (sink, Events { shared }, Closed { receiver })
+    (sink, Events { shared }, closed)
 }
 
 // === impl Events ===
@@ -107,13 +110,18 @@ impl Events {
 impl Closed {
     /// Whether it is over.
     pub fn is_closed(&self) -> bool {
-        *self.receiver.borrow() || self.receiver.has_changed().is_err()
+        *self.over.borrow()
     }
 
     /// Returns when it is over.
     pub async fn closed(&self) {
-        // An error means that the sender is gone, which is the same news.
-        let _ = self.receiver.clone().wait_for(|closed| *closed).await;
+        // It cannot fail: this value holds the sender.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Says that it is over, or as good as over.
+    pub(super) fn set(&self) {
+        self.over.send_replace(true);
     }
 }
 
@@ -137,7 +145,7 @@ impl Sink {
             Event::LameDuckMode => self.shared.add(SpineEvent::LameDuck),
             Event::Disconnected => {
                 self.shared.add(SpineEvent::Disconnected);
-                self.closed.send_replace(true);
+                self.closed.set();
             }
             Event::Connected | Event::Draining | Event::Closed | Event::ClientError(_) => {}
         }
@@ -152,7 +160,7 @@ impl Drop for Sink {
             queue.over = true;
         }
         self.shared.wake.notify_one();
-        self.closed.send_replace(true);
+        self.closed.set();
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1;
 use arqon_spine::admin::{Admin, CreateTenant};
+use arqon_spine::claims::AccountClaims;
 use arqon_spine::connect::{
     Connection, Events, SpineEvent, TenantOptions, connect_tenant, connect_user,
 };
@@ -146,38 +147,6 @@ pub async fn errors(connection: &mut Connection) -> Vec<String> {
     errors
 }
 
-/// Asserts that the server refuses to let this connection publish there.
-pub async fn refused_publish(connection: &mut Connection, subject: &str) {
-    connection
-        .client
-        .publish(subject.to_owned(), "x".into())
-        .await
-        .unwrap();
-    let errors = errors(connection).await;
-    assert!(
-        errors
-            .iter()
-            .any(|error| error.contains(&format!("Publish to \"{subject}\""))),
-        "publish to {subject} was not refused: {errors:?}"
-    );
-}
-
-/// Asserts that the server refuses to let this connection subscribe there.
-pub async fn refused_subscribe(connection: &mut Connection, subject: &str) {
-    let _subscriber = connection
-        .client
-        .subscribe(subject.to_owned())
-        .await
-        .unwrap();
-    let errors = errors(connection).await;
-    assert!(
-        errors
-            .iter()
-            .any(|error| error.contains(&format!("Subscription to \"{subject}\""))),
-        "subscription to {subject} was not refused: {errors:?}"
-    );
-}
-
 /// Waits until the connection is over; returns the server's last words.
 pub async fn ends(mut events: Events) -> Vec<String> {
     let mut errors = Vec::new();
@@ -198,4 +167,60 @@ pub async fn next(subscriber: &mut nats::Subscriber) -> nats::Message {
         .await
         .expect("no message comes")
         .expect("the stream has ended")
+}
+
+/// Asserts that nothing has come; call after barriers that make it complete.
+pub async fn quiet(subscriber: &mut nats::Subscriber) {
+    let message = tokio::time::timeout(Duration::from_millis(50), subscriber.next()).await;
+    assert!(message.is_err(), "{message:?}");
+}
+
+/// Pushes an account of one's own making, past the admin.
+pub async fn push_account(spine: &Spine, claims: AccountClaims) {
+    let system = spine.role(Role::ControlPlane, "arq").await;
+    let jwt = claims
+        .sign(&spine.state.operator_signing_key().unwrap())
+        .unwrap();
+    let answer = system
+        .client
+        .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into())
+        .await
+        .unwrap();
+    let answer = String::from_utf8_lossy(&answer.payload).into_owned();
+    assert!(answer.contains("\"code\":200"), "{answer}");
+}
+
+/// Waits for the server's refusal.
+async fn said(connection: &mut Connection, wanted: &str) {
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            match connection.events.recv().await {
+                Some(SpineEvent::ServerError(text)) if text.contains(wanted) => break,
+                Some(_) => {}
+                None => panic!("the connection ended before {wanted}"),
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("no refusal: {wanted}"));
+}
+
+/// Asserts that the server refuses to let this connection publish there.
+pub async fn refused_publish(connection: &mut Connection, subject: &str) {
+    connection
+        .client
+        .publish(subject.to_owned(), "x".into())
+        .await
+        .unwrap();
+    said(connection, &format!("Publish to \"{subject}\"")).await;
+}
+
+/// Asserts that the server refuses to let this connection subscribe there.
+pub async fn refused_subscribe(connection: &mut Connection, subject: &str) {
+    let _subscriber = connection
+        .client
+        .subscribe(subject.to_owned())
+        .await
+        .unwrap();
+    said(connection, &format!("Subscription to \"{subject}\"")).await;
 }
