@@ -6,6 +6,7 @@
 
 mod admin;
 mod auth;
+mod bench;
 mod config;
 mod context;
 mod decode;
@@ -67,6 +68,7 @@ enum Command {
     Pool(pool::Pool),
     Spine(spine::Spine),
     Config(config::Config),
+    Bench(bench::Bench),
 }
 
 /// What every command is given.
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
         Command::Pool(args) => pool::run(args, &globals),
         Command::Spine(args) => spine::run(args, &globals),
         Command::Config(args) => config::run(args, &globals),
+        Command::Bench(args) => bench::run(args, &globals),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
