@@ -8,6 +8,8 @@
 
 mod records;
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use prost::Message as _;
@@ -30,6 +32,10 @@ use records::Bucket;
 const KIND: &str = "Arqon-Kind";
 const ORDER: &str = "order";
 const BEAT: &str = "beat";
+
+/// A cluster that has just started refuses, or does not answer at all, until it
+/// has elected a leader.
+const LEADER_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The CONTROL account as seen over one connection.
 #[derive(Debug, Clone)]
@@ -129,7 +135,8 @@ impl ControlStore {
     /// Creates the buckets that are missing (admin only). `replicas` is 1 on a
     /// single server, 3 on a cluster.
     pub async fn ensure_buckets(&self, replicas: usize) -> Result<(), ControlError> {
-        let context = jetstream::new(self.client.clone());
+        let mut context = jetstream::new(self.client.clone());
+        context.set_timeout(Duration::from_secs(2));
         for bucket in [subjects::BUCKET_TENANTS, subjects::BUCKET_POOLS] {
             let config = jetstream::kv::Config {
                 bucket: bucket.to_owned(),
@@ -137,13 +144,16 @@ impl ControlStore {
                 num_replicas: replicas,
                 ..Default::default()
             };
-            context
-                .create_key_value(config)
-                .await
-                .map_err(|source| ControlError::Bucket {
-                    bucket: bucket.to_owned(),
-                    source: source.into(),
-                })?;
+            let patience = Instant::now() + LEADER_PATIENCE;
+            while let Err(source) = context.create_key_value(config.clone()).await {
+                if Instant::now() >= patience {
+                    return Err(ControlError::Bucket {
+                        bucket: bucket.to_owned(),
+                        source: source.into(),
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 //! Operator mode with a full resolver: the server keeps the tenants' accounts
 //! itself and takes new ones while it runs. The three fixed accounts are
 //! preloaded; the server keeps whichever of its own and the preloaded version
-//! is newer.
+//! is newer. The interval is how long a server that was away may go on with
+//! old accounts after it is back in its cluster.
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -96,7 +97,7 @@ fn write_all(
         writeln!(out, "system_account: {system}")?;
         writeln!(
             out,
-            "resolver {{\n  type: full\n  dir: {accounts}\n  allow_delete: true\n  interval: \"2m\"\n  timeout: \"1.9s\"\n}}"
+            "resolver {{\n  type: full\n  dir: {accounts}\n  allow_delete: true\n  interval: \"10s\"\n  timeout: \"1.9s\"\n}}"
         )?;
         writeln!(out, "resolver_preload {{\n{preload}}}")?;
         writeln!(
@@ -149,19 +150,39 @@ impl ServerParams {
 
     /// Replaces each port 0 by a port that is free now.
     pub fn choose_ports(&mut self) -> std::io::Result<()> {
-        let ports = [
-            Some(&mut self.listen),
-            self.http.as_mut(),
-            self.websocket.as_mut(),
-            self.cluster.as_mut().map(|cluster| &mut cluster.listen),
-        ];
+        Self::choose_all(std::slice::from_mut(self))
+    }
+
+    /// Replaces each port 0 of the servers of one cluster, and tells each of
+    /// them where all are.
+    pub fn choose_all(servers: &mut [ServerParams]) -> std::io::Result<()> {
         // All are held until all are chosen, so that none is chosen twice.
         let mut held = Vec::new();
-        for address in ports.into_iter().flatten() {
-            if address.port() == 0 {
-                let listener = TcpListener::bind(*address)?;
-                *address = listener.local_addr()?;
-                held.push(listener);
+        for server in &mut *servers {
+            let addresses = [
+                Some(&mut server.listen),
+                server.http.as_mut(),
+                server.websocket.as_mut(),
+                server.cluster.as_mut().map(|cluster| &mut cluster.listen),
+            ];
+            for address in addresses.into_iter().flatten() {
+                if address.port() == 0 {
+                    let listener = TcpListener::bind(*address)?;
+                    *address = listener.local_addr()?;
+                    held.push(listener);
+                }
+            }
+        }
+        let routes: Vec<SocketAddr> = servers
+            .iter()
+            .filter_map(|server| Some(server.cluster.as_ref()?.listen))
+            .collect();
+        for cluster in servers
+            .iter_mut()
+            .filter_map(|server| server.cluster.as_mut())
+        {
+            if cluster.routes.is_empty() {
+                cluster.routes.clone_from(&routes);
             }
         }
         Ok(())

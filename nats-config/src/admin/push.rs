@@ -1,6 +1,6 @@
 //! Accounts onto the server, and proof that they work there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1;
@@ -17,6 +17,9 @@ use crate::credentials::{FleetKey, mint_tenant_user};
 use crate::state::FixedAccount;
 use crate::subjects;
 
+/// Within how long a push must have reached every server; takes milliseconds.
+const SPREAD: Duration = Duration::from_secs(3);
+
 /// An answer on SYS takes a millisecond; a server that has none says nothing.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -29,8 +32,14 @@ const REFUSAL: Duration = Duration::from_secs(10);
 /// An answer on SYS.
 #[derive(Debug, Deserialize)]
 struct Answer<T> {
+    server: ServerInfo,
     data: Option<T>,
     error: Option<Problem>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ServerInfo {
+    id: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,7 +167,27 @@ impl Admin {
         }
     }
 
+    /// Tries until it works: the servers of a cluster hear of an account one
+    /// after the other.
     async fn verify_on(
+        &self,
+        server: &str,
+        id: &TenantId,
+        record: &v1::TenantRecord,
+        fleet: &FleetKey,
+    ) -> Result<(), AdminError> {
+        let deadline = Instant::now() + SPREAD;
+        loop {
+            match self.verify_once(server, id, record, fleet).await {
+                Err(AdminError::Unverified { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn verify_once(
         &self,
         server: &str,
         id: &TenantId,
@@ -185,6 +214,7 @@ impl Admin {
             Ok(Err(source)) => return Err(failed("a user cannot connect", Some(Box::new(source)))),
             Ok(Ok(connection)) => connection,
         };
+        let server_id = connection.client.server_info().server_id;
         let heard = hears_itself(&connection).await;
         connection.close().await;
         if suspended {
@@ -193,12 +223,7 @@ impl Admin {
         if !heard {
             return Err(failed("a user does not hear its own inbox", None));
         }
-        let info: AccountInfo = self
-            .ask(
-                &format!("$SYS.REQ.ACCOUNT.{}.INFO", record.account),
-                String::new(),
-            )
-            .await?;
+        let info = self.account_info(&record.account, &server_id).await?;
         if info.expired {
             return Err(failed("the server holds it for expired", None));
         }
@@ -251,6 +276,33 @@ impl Admin {
         }
         tracing::warn!(pool = %pool, "No fleet key of this pool here, accounts are not verified");
         Ok(None)
+    }
+
+    /// What one server makes of an account. All servers answer, and one where
+    /// nobody has used the account yet knows nothing of it.
+    async fn account_info(&self, account: &str, server: &str) -> Result<AccountInfo, AdminError> {
+        let subject = format!("$SYS.REQ.ACCOUNT.{account}.INFO");
+        let inbox = self.system.client.new_inbox();
+        let asking = async {
+            let mut answers = self.system.client.subscribe(inbox.clone()).await?;
+            let client = &self.system.client;
+            client
+                .publish_with_reply(subject.clone(), inbox, "".into())
+                .await?;
+            while let Some(answer) = answers.next().await {
+                let answer: Answer<AccountInfo> = serde_json::from_slice(&answer.payload)?;
+                if answer.server.id == server
+                    && let Some(info) = answer.data
+                {
+                    return Ok(info);
+                }
+            }
+            Err::<_, BoxError>("the connection to SYS is closed".into())
+        };
+        tokio::time::timeout(ANSWER, asking)
+            .await
+            .map_err(|_| refused(&subject, "no answer"))?
+            .map_err(|source| refused(&subject, source))
     }
 
     /// Asks on SYS for something that is answered with a code.
