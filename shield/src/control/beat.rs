@@ -32,6 +32,11 @@ impl Reporter {
         }
     }
 
+    /// This process, new at each start.
+    pub(super) fn incarnation(&self) -> &str {
+        &self.incarnation
+    }
+
     /// The beat of this second.
     pub(super) fn beat(
         &self,

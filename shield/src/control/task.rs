@@ -65,6 +65,7 @@ pub struct ControlContext {
 /// Holds the CONTROL connection until dropped.
 #[derive(Debug)]
 pub struct Control {
+    incarnation: String,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -114,10 +115,17 @@ impl Control {
             context,
             reporter: Reporter::new(),
         };
+        let incarnation = task.reporter.incarnation().to_owned();
         let task = tokio::spawn(task.run());
         Self {
+            incarnation,
             _task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// This process, as its beats name it.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
     }
 }
 

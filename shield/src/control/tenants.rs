@@ -121,7 +121,7 @@ impl Tenants {
     }
 
     /// Replaces the snapshot by one read to the end.
-    pub(super) fn replace(
+    pub(crate) fn replace(
         &self,
         records: HashMap<TenantId, v1::TenantRecord>,
     ) -> Vec<TenantChange> {

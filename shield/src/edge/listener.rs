@@ -46,7 +46,10 @@ pub(super) struct Places {
 }
 
 /// Counts one connection while it lives.
-pub(super) struct Presence<'a>(&'a AtomicUsize);
+struct Presence {
+    places: Arc<Places>,
+    count: fn(&Places) -> &AtomicUsize,
+}
 
 /// Binds a listening socket. The kernel queues connections from here on.
 ///
@@ -124,21 +127,21 @@ fn place(
     let since = Instant::now();
     // Fails only on a connection that is gone, which the first read will tell.
     let _ = SockRef::from(&stream).set_tcp_nodelay(true);
-    let (edge, places) = (Arc::clone(edge), Arc::clone(places));
-    if places.present.load(Ordering::Relaxed) < places.most_present {
+    let edge = Arc::clone(edge);
+    // Counted here, not in the task: the next accept may come before it runs.
+    if let Some(presence) = Presence::below(places.most_present, places, |places| &places.present) {
         let router = router.clone();
         tasks.spawn(async move {
-            let _presence = Presence::of(&places.present);
-            connection::handshake(stream, peer, since, &edge, router, &places).await;
+            connection::handshake(stream, peer, since, &edge, router, &presence.places).await;
         });
-    } else {
-        refused(&edge, ConnectionRefusal::Overloaded);
-        if places.refusing.load(Ordering::Relaxed) < MAX_REFUSING {
-            tasks.spawn(async move {
-                let _presence = Presence::of(&places.refusing);
-                connection::refuse(stream, &edge).await;
-            });
-        }
+        return;
+    }
+    refused(&edge, ConnectionRefusal::Overloaded);
+    if let Some(presence) = Presence::below(MAX_REFUSING, places, |places| &places.refusing) {
+        tasks.spawn(async move {
+            let _presence = presence;
+            connection::refuse(stream, &edge).await;
+        });
     }
 }
 
@@ -175,15 +178,25 @@ impl Places {
 
 // === impl Presence ===
 
-impl<'a> Presence<'a> {
-    fn of(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+impl Presence {
+    fn below(
+        most: usize,
+        places: &Arc<Places>,
+        count: fn(&Places) -> &AtomicUsize,
+    ) -> Option<Self> {
+        // One task accepts, so nobody else adds in between.
+        (count(places).load(Ordering::Relaxed) < most).then(|| {
+            count(places).fetch_add(1, Ordering::Relaxed);
+            Self {
+                places: Arc::clone(places),
+                count,
+            }
+        })
     }
 }
 
-impl Drop for Presence<'_> {
+impl Drop for Presence {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        (self.count)(&self.places).fetch_sub(1, Ordering::Relaxed);
     }
 }

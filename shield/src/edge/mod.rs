@@ -14,6 +14,9 @@ mod socket;
 mod tls;
 mod upgrade;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use arqon_spine::manifest::Listen;
