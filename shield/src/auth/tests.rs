@@ -310,7 +310,7 @@ async fn leeway_widens_both_ends() {
 
 #[tokio::test]
 async fn a_token_older_than_its_tenant_is_of_an_earlier_one() {
-    let mut young = (*tenant("acme", vec![pem_issuer(&FIRST)])).record.clone();
+    let mut young = tenant("acme", vec![pem_issuer(&FIRST)]).record.clone();
     young.created_at_ms = (NOW - 100) * 1000 + 999;
     let id = arqon_proto::names::TenantId::parse("acme").unwrap();
     let acme = [Arc::new(Tenant { id, record: young })];

@@ -1,6 +1,7 @@
 //! One connection, from its first byte to `101` or to a refusal.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,7 +17,7 @@ use axum::{
     routing::{any, get},
 };
 use bytes::Bytes;
-use http::{StatusCode, request::Parts};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -139,12 +140,20 @@ async fn request(
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&proved));
         request.extensions_mut().insert(peer);
-        router.clone().call(request)
+        let answering = router.clone().call(request);
+        async {
+            let mut response = answering.await?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // A place is for one request: an idle connection must not keep it.
+                // hyper's own switch for this would spoil the answer `101` too.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .max_buf_size(edge.listen.max_request_header_bytes)
-        // A place is for one request: an idle connection must not keep it.
-        .keep_alive(false)
         // The whole handshake has its own limit.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(socket), service)

@@ -236,6 +236,7 @@ async fn a_good_token_opens_a_session_with_what_followed_the_handshake() {
     let answer = ask_head(&mut stream, &request).await;
     assert_eq!(answer.status, 101);
     assert_eq!(answer.headers["upgrade"], "websocket");
+    assert_eq!(answer.headers["connection"], "Upgrade");
     // The example of RFC 6455 §1.3.
     assert_eq!(
         answer.headers["sec-websocket-accept"],
@@ -287,6 +288,7 @@ async fn what_is_no_websocket_is_told_so() {
     answer.refused_with(426, "NOT_A_WEBSOCKET");
     assert_eq!(answer.headers["upgrade"], "websocket");
     assert_eq!(answer.headers["sec-websocket-version"], "13");
+    assert_eq!(answer.headers["connection"], "close");
 
     for (from, to, status) in [
         ("GET", "POST", 426),
