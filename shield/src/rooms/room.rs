@@ -50,6 +50,8 @@ struct State {
     /// Members that do not hear themselves: while there is none, no sender is looked at.
     without_echo: usize,
     tracker: Tracker,
+    #[cfg(test)]
+    skip: usize,
 }
 
 /// A room held for a run of messages, so that its lock is taken once.
@@ -129,6 +131,12 @@ impl Room {
         }
     }
 
+    /// Makes the room miss the next messages, as if they were lost on the way.
+    #[cfg(test)]
+    pub(crate) fn skip_next(&self, count: usize) {
+        self.lock().skip = count;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it short of a bug; members still deserve their messages.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -140,6 +148,11 @@ impl Room {
 impl Delivery<'_> {
     /// A message: dropped if known or malformed, else framed once for everyone.
     pub(crate) fn message(&mut self, origin: Origin, payload: Bytes) {
+        #[cfg(test)]
+        if self.state.skip > 0 {
+            self.state.skip -= 1;
+            return;
+        }
         match self.state.tracker.message(origin) {
             Verdict::Deliver => {}
             Verdict::Duplicate => {

@@ -8,6 +8,8 @@
 mod frame;
 mod outbox;
 mod registry;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use frame::Frame;
 pub use outbox::{Outbox, OutboxLimits, Overflow};

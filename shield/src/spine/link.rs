@@ -258,6 +258,12 @@ impl TenantLink {
         let _ = state.wait_for(|state| *state == LinkState::Closed).await;
     }
 
+    /// What the link and its driver share.
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     async fn wait_for(
         &self,
         mut answer: oneshot::Receiver<Result<(), ErrorCode>>,

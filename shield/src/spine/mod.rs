@@ -23,6 +23,10 @@ mod publisher;
 mod pump;
 mod rotation;
 mod settings;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use barrier::AckRequest;
 pub use link::{LinkState, TenantLink};

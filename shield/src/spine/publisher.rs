@@ -229,6 +229,12 @@ impl Publisher {
         Poll::Ready(Ok(()))
     }
 
+    /// The connection in use.
+    #[cfg(test)]
+    pub(super) fn client(&self) -> Option<nats::Client> {
+        self.lock().line.as_ref().map(|line| line.client.clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

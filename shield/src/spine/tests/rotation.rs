@@ -1,0 +1,148 @@
+//! Credentials change under load: nothing is lost, doubled or out of order.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::super::{testing::*, *};
+
+const ROTATIONS: usize = 200;
+const ROOMS: usize = 3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_rotations_lose_nothing_while_one_connection_is_slow() {
+    let spine = Spine::start().await;
+    // Of any two connections one after the other, one is late by 8 ms each way.
+    let late = |n: usize| Duration::from_millis(if n % 2 == 0 { 0 } else { 8 });
+    let proxy = Proxy::start(spine.server.url(), late).await;
+    let params = |node| SpineParams {
+        servers: vec![proxy.url()],
+        ..spine.params(node)
+    };
+    let (pool_a, link_a, metrics) = spine.link(params("shield-a")).await;
+    let (pool_b, link_b, _) = spine.link(params("shield-b")).await;
+
+    // An ear per Shield and room; publishers on both Shields write to all rooms.
+    let mut ears = Vec::new();
+    for link in [&link_a, &link_b] {
+        for n in 0..ROOMS {
+            let ear = Ear::new();
+            ear.join(link, &format!("room-{n}")).await;
+            ears.push((n, ear));
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut publishers = Vec::new();
+    for (shield, link) in [("a", &link_a), ("b", &link_b)] {
+        for n in 0..ROOMS {
+            let (link, stop) = (link.clone(), stop.clone());
+            publishers.push(tokio::spawn(async move {
+                let (ear, mut sent) = (Ear::new(), 0_u64);
+                while !stop.load(Ordering::Relaxed) {
+                    sent += 1;
+                    let text = format!("{shield}{n} {sent}");
+                    let name = format!("room-{}", (n as u64 + sent) % ROOMS as u64);
+                    ear.publish_acked(&link, &name, &text, sent).await.unwrap();
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                }
+                until("all answered", || {
+                    ear.in_flight.load(Ordering::Acquire) == 0
+                })
+                .await;
+                let unknown = ear
+                    .heard()
+                    .into_iter()
+                    .filter(|heard| matches!(heard, Heard::Unknown(_)));
+                (format!("{shield}{n}"), sent, unknown.count())
+            }));
+        }
+    }
+
+    for rotation in 0..ROTATIONS {
+        let pool = if rotation % 2 == 0 { &pool_a } else { &pool_b };
+        assert_eq!(pool.rotate(None).await, 0, "rotation {rotation} failed");
+    }
+    stop.store(true, Ordering::Relaxed);
+
+    let mut total = [0; ROOMS];
+    let mut sent_by = Vec::new();
+    for publisher in publishers {
+        let (who, sent, unknown) = publisher.await.unwrap();
+        assert_eq!(unknown, 0, "no acknowledgement of {who} was lost");
+        let n: u64 = who[1..].parse().unwrap();
+        for number in 1..=sent {
+            total[((n + number) % ROOMS as u64) as usize] += 1;
+        }
+        sent_by.push((who, sent));
+    }
+    for (n, ear) in &ears {
+        let name = format!("room-{n}");
+        ear.hears_texts(&name, total[*n]).await;
+        assert_eq!(ear.gaps(), [], "no gap in {name}");
+        let texts = ear.texts(&name);
+        assert_eq!(texts.len(), total[*n], "nothing twice in {name}");
+        for (who, sent) in &sent_by {
+            let numbers: Vec<u64> = texts
+                .iter()
+                .filter_map(|text| text.strip_prefix(who.as_str())?.trim().parse().ok())
+                .collect();
+            let home: u64 = who[1..].parse().unwrap();
+            let expected: Vec<u64> = (1..=*sent)
+                .filter(|number| (home + number) % ROOMS as u64 == *n as u64)
+                .collect();
+            assert_eq!(numbers, expected, "order of {who} in {name}");
+        }
+    }
+    let rotated = metrics
+        .rotations
+        .get_or_create(&arqon_telemetry::labels::Outcome::Ok)
+        .get();
+    assert_eq!(rotated as usize, ROTATIONS / 2);
+    assert!(
+        metrics.duplicates_dropped.get() > 0,
+        "both connections were heard"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_and_leaves_during_rotations_find_live_rooms() {
+    let spine = Spine::start().await;
+    let params = SpineParams {
+        linger: Duration::from_millis(40),
+        ..spine.params("shield-a")
+    };
+    let (pool, link, _) = spine.link(params).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let guests: Vec<_> = (0..4)
+        .map(|guest| {
+            let (link, stop) = (link.clone(), stop.clone());
+            tokio::spawn(async move {
+                let ear = Ear::new();
+                let mut visits = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    visits += 1;
+                    let name = format!("guest-{guest}-{}", visits % 3);
+                    ear.join(&link, &name).await;
+                    let text = visits.to_string();
+                    ear.publish(&link, &name, &text).await.unwrap();
+                    let heard = Heard::Message(name.clone(), text);
+                    ear.hears(&heard).await;
+                    link.leave(&room(&name), ear.session);
+                }
+                assert_eq!(ear.gaps(), []);
+                visits
+            })
+        })
+        .collect();
+    for _ in 0..40 {
+        assert_eq!(pool.rotate(None).await, 0);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for guest in guests {
+        assert!(guest.await.unwrap() > 1);
+    }
+}
