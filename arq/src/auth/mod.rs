@@ -28,7 +28,7 @@ enum Command {
     ///
     /// Signed with RS256 by the development key pair, which is made on first use. Production
     /// tokens come from your identity provider; `arq tenant issuers` tells a tenant to trust it.
-    Gen(GenArgs),
+    Gen(Box<GenArgs>),
     /// Show what a token says, and what is wrong with it
     Inspect(InspectArgs),
     /// Print the development public key as a JWKS document

@@ -100,11 +100,8 @@ impl Program {
 impl Running {
     /// Waits for its end.
     pub(super) async fn ended(&mut self) -> ExitStatus {
-        match self.child.wait().await {
-            Ok(status) => status,
-            // It was reaped already, which only happens after its end.
-            Err(_) => ExitStatus::default(),
-        }
+        // It fails only where it was reaped already, which is after its end.
+        self.child.wait().await.unwrap_or_default()
     }
 
     /// The failure that its end is, with what it said last.

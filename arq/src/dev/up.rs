@@ -43,6 +43,8 @@ pub(super) async fn run(
             ));
         }
     }
+    let ports = options.over(layout::ports(&context))?;
+    ports.check_free()?;
     let nats = arqon_spine::server::find().hint(
         "`scripts/setup` puts a nats-server into .tools/bin; or install one and have it in PATH",
     )?;
@@ -50,8 +52,6 @@ pub(super) async fn run(
         Failure::new("there is no arqon-shield beside arq or in PATH")
             .hint("`cargo build -p arqon-shield` builds it")
     })?;
-    let ports = options.over(layout::ports(&context))?;
-    ports.check_free()?;
     layout::prepare(&mut context, ports, output)?;
 
     let mut up = Up {

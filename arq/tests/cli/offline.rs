@@ -1,10 +1,6 @@
 //! Commands that need no server: what they print, where, and with which exit code.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
-use common::{Answer, Folder};
+use crate::common::{Answer, Folder};
 
 #[test]
 fn a_token_goes_to_stdout_alone_and_holds() {
@@ -332,7 +328,7 @@ fn the_doctor_names_the_first_hop_that_fails() {
     let folder = Folder::new();
     folder.arq(&["spine", "init"]).ok();
     // A port where nothing listens.
-    let port = common::free_port();
+    let port = crate::common::free_port();
     std::fs::write(
         folder.state().join("context.toml"),
         format!(

@@ -1,7 +1,5 @@
 //! The help of every command, as a person sees it.
 
-#![allow(clippy::unwrap_used)]
-
 use std::process::Command;
 
 fn help(path: &[String]) -> String {
