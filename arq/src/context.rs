@@ -120,6 +120,17 @@ impl Context {
         self.folder.join("logs")
     }
 
+    /// The certificate that `ca_file` names, PEM.
+    pub(crate) fn authority(&self) -> Result<Option<Vec<u8>>> {
+        let Some(file) = &self.settings.ca_file else {
+            return Ok(None);
+        };
+        let file = self.folder.join(file);
+        Ok(Some(
+            std::fs::read(&file).doing(format!("cannot read {}", file.display()))?,
+        ))
+    }
+
     /// Shield's manifest.
     pub(crate) fn manifest_file(&self) -> PathBuf {
         self.folder.join("config.toml")

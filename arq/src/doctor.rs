@@ -109,10 +109,10 @@ async fn examine(args: &Doctor, globals: &Globals, report: &mut Report) -> Resul
         return Ok(());
     };
     report
-        .check("Shield is alive", answers(&url, "healthz"))
+        .check("Shield is alive", answers(context, &url, "healthz"))
         .await?;
     report
-        .check("Shield is ready", answers(&url, "readyz"))
+        .check("Shield is ready", answers(context, &url, "readyz"))
         .await?;
     let token = report
         .check("token", async { make_token(options, context, globals) })
@@ -341,11 +341,11 @@ async fn enter_tenant(admin: &Admin, context: &Context, tenant: &str) -> Found<(
     Ok(((), format!("{tenant}, {note}")))
 }
 
-async fn answers(url: &str, path: &str) -> Found<()> {
+async fn answers(context: &Context, url: &str, path: &str) -> Found<()> {
     let base = url.replacen("ws", "http", 1);
     let base = base.trim_end_matches("/v1/socket").trim_end_matches('/');
     let address = format!("{base}/{path}");
-    let (status, body) = http::get(&address).await?;
+    let (status, body) = http::get(&address, context.authority()?.as_deref()).await?;
     if status == 200 {
         return Ok(((), address));
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::Globals;
 use crate::auth::{DevelopmentKey, TokenOptions, sign};
 use crate::context::Context;
-use crate::failure::{Doing, Failure, Result, chain};
+use crate::failure::{Failure, Result, chain};
 
 /// How a session is opened.
 #[derive(Debug, Clone, Args)]
@@ -77,13 +77,7 @@ pub(crate) async fn connect(
     url: &str,
     token: Option<String>,
 ) -> Result<(Client, Welcome)> {
-    let tls_ca_pem = match &context.settings.ca_file {
-        Some(file) => {
-            let file = context.folder.join(file);
-            Some(std::fs::read(&file).doing(format!("cannot read {}", file.display()))?)
-        }
-        None => None,
-    };
+    let tls_ca_pem = context.authority()?;
     let params = ConnectParams {
         url: url.to_owned(),
         token,

@@ -121,6 +121,11 @@ impl Picture {
         self.shields.values().map(|beat| beat.sessions).sum()
     }
 
+    /// Rooms with members, counted on each Shield.
+    fn rooms(&self) -> u32 {
+        self.shields.values().map(|beat| beat.rooms).sum()
+    }
+
     /// Sessions and rooms of a tenant over all Shields. A room with members on two Shields
     /// counts on each.
     fn load(&self, tenant: &str) -> (u32, u32) {
@@ -187,6 +192,7 @@ impl Picture {
             "problems": problems,
             "version": env!("CARGO_PKG_VERSION"),
             "sessions": self.sessions(),
+            "rooms": self.rooms(),
             "nats": servers,
             "shields": shields,
             "tenants": tenants,
@@ -201,12 +207,10 @@ impl Picture {
         } else {
             output.paint(Paint::Red, "not well")
         };
-        let sessions = match self.sessions() {
-            1 => "1 session".to_owned(),
-            more => format!("{more} sessions"),
-        };
         output.line(format!(
-            "ArqonBus is {health}: {sessions} on {} of {} Shields ready (arq {version})",
+            "ArqonBus is {health}: {} in {} on {} of {} Shields ready (arq {version})",
+            counted(self.sessions(), "session"),
+            counted(self.rooms(), "room"),
             self.shields.values().filter(|beat| beat.ready).count(),
             self.shields.len()
         ))?;
@@ -278,5 +282,12 @@ impl Picture {
             tenants.collect(),
             "no tenants",
         )
+    }
+}
+
+fn counted(count: u32, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        more => format!("{more} {noun}s"),
     }
 }

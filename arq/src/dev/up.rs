@@ -138,7 +138,7 @@ impl Up {
         })?;
         let readyz = format!("http://127.0.0.1:{}/readyz", self.ports.shield);
         self.ready("shield", async || {
-            matches!(http::get(&readyz).await, Ok((200, _)))
+            matches!(http::get(&readyz, None).await, Ok((200, _)))
         })
         .await?;
         self.summary(&tenants)?;

@@ -57,7 +57,7 @@ fn the_first_minutes() {
     assert!(
         shown
             .out
-            .starts_with("ArqonBus is healthy: 2 sessions on 1 of 1 Shields ready"),
+            .starts_with("ArqonBus is healthy: 2 sessions in 2 rooms on 1 of 1 Shields ready"),
         "{}",
         shown.out
     );
