@@ -95,9 +95,10 @@ where
 }
 
 fn verify(response: &Response, request: &Request) -> Result<(), ClientError> {
+    // Both are lists: `Connection: Upgrade, close` is an upgrade too.
     let is = |name: HeaderName, wanted: &str| {
         let value = response.headers().get(name).and_then(|v| v.to_str().ok());
-        value.is_some_and(|v| v.eq_ignore_ascii_case(wanted))
+        value.is_some_and(|v| v.split(',').any(|v| v.trim().eq_ignore_ascii_case(wanted)))
     };
     if !is(UPGRADE, "websocket") || !is(CONNECTION, "upgrade") {
         return Err(ClientError::Handshake(
