@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Globals;
 use crate::failure::{Doing, Exit, Failure, Result};
-use crate::output::Paint;
+use crate::output::{Paint, counted};
 
 /// The manifest of a node, config.toml
 #[derive(Debug, Args)]
@@ -141,10 +141,7 @@ fn check(file: &Path, text_only: bool, globals: &Globals) -> Result {
     for problem in &problems {
         output.line(problem.to_string())?;
     }
-    let count = match problems.len() {
-        1 => "1 problem".to_owned(),
-        more => format!("{more} problems"),
-    };
+    let count = counted(problems.len(), "problem");
     Err(
         bad_manifest(Failure::new(format!("{count} in {}", file.display())))
             .hint("`arq config docs` explains every key"),

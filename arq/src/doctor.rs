@@ -17,7 +17,7 @@ use crate::auth::DevelopmentKey;
 use crate::context::Context;
 use crate::failure::{Doing, Exit, Failure, Result};
 use crate::http;
-use crate::output::{Output, Paint};
+use crate::output::{Output, Paint, counted};
 use crate::session::{SessionOptions, connect, explain};
 
 /// How long one hop may take.
@@ -309,7 +309,11 @@ async fn read_control(admin: &Admin) -> Found<()> {
     let pools = admin.list_pools().await.hint(hint)?;
     Ok((
         (),
-        format!("{} tenants, {} pools", tenants.len(), pools.len()),
+        format!(
+            "{}, {}",
+            counted(tenants.len(), "tenant"),
+            counted(pools.len(), "pool")
+        ),
     ))
 }
 

@@ -161,6 +161,14 @@ impl Output {
     }
 }
 
+/// `1 room`, `2 rooms`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        more => format!("{more} {noun}s"),
+    }
+}
+
 fn painted(on: bool, paint: Paint, text: &str) -> String {
     if !on {
         return text.to_owned();

@@ -12,6 +12,7 @@ use crate::Globals;
 use crate::admin::{explain, with};
 use crate::duration::moment;
 use crate::failure::{Failure, Result};
+use crate::output::counted;
 
 /// Pools: Shields that share a fleet key, and the tenants they serve
 #[derive(Debug, Args)]
@@ -148,7 +149,7 @@ fn rotate(name: &NodeId, wait: Duration, globals: &Globals) -> Result {
                 output.note(match step {
                     RotateStep::KeyReady { public } => format!("new key {}", short_key(&public)),
                     RotateStep::BothListed { tenants } => {
-                        format!("both keys are listed in {}", counted(tenants))
+                        format!("both keys are listed in {}", counted(tenants, "tenant"))
                     }
                     RotateStep::InForce { path } => format!(
                         "{} holds the new key; copy it to Shields on other hosts now",
@@ -156,7 +157,7 @@ fn rotate(name: &NodeId, wait: Duration, globals: &Globals) -> Result {
                     ),
                     RotateStep::Switched { shield } => format!("{shield} signs with the new key"),
                     RotateStep::OldRemoved { tenants } => {
-                        format!("the old key is removed from {}", counted(tenants))
+                        format!("the old key is removed from {}", counted(tenants, "tenant"))
                     }
                 });
             })
@@ -168,12 +169,4 @@ fn rotate(name: &NodeId, wait: Duration, globals: &Globals) -> Result {
     }
     output.note(format!("pool {name} has a new fleet key"));
     Ok(())
-}
-
-fn counted(tenants: usize) -> String {
-    if tenants == 1 {
-        "1 tenant".to_owned()
-    } else {
-        format!("{tenants} tenants")
-    }
 }

@@ -13,7 +13,7 @@ use crate::Globals;
 use crate::admin::{explain, with};
 use crate::duration::words;
 use crate::failure::{Exit, Failure, Result};
-use crate::output::{Output, Paint};
+use crate::output::{Output, Paint, counted};
 
 /// Shields report once a second; who is silent for longer than this is not there.
 const LISTEN: Duration = Duration::from_millis(1_600);
@@ -209,8 +209,8 @@ impl Picture {
         };
         output.line(format!(
             "ArqonBus is {health}: {} in {} on {} of {} Shields ready (arq {version})",
-            counted(self.sessions(), "session"),
-            counted(self.rooms(), "room"),
+            counted(self.sessions() as usize, "session"),
+            counted(self.rooms() as usize, "room"),
             self.shields.values().filter(|beat| beat.ready).count(),
             self.shields.len()
         ))?;
@@ -282,12 +282,5 @@ impl Picture {
             tenants.collect(),
             "no tenants",
         )
-    }
-}
-
-fn counted(count: u32, noun: &str) -> String {
-    match count {
-        1 => format!("1 {noun}"),
-        more => format!("{more} {noun}s"),
     }
 }

@@ -127,6 +127,12 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a process runs; one that has ended and waits to be reaped does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
+}
+
 /// Sends a signal by name.
 pub(crate) fn signal(child: &Child, name: &str) {
     signal_pid(child.id(), name);

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::common::{Bus, Folder, free_port, signal_pid, until};
+use crate::common::{Bus, Folder, free_port, runs, signal_pid, until};
 
 #[test]
 fn the_first_minutes() {
@@ -455,9 +455,7 @@ fn the_death_of_a_part_stops_everything_and_names_it() {
         "{said}"
     );
     assert!(said.contains("shield.log"), "{said}");
-    until("nats-server is stopped too", || {
-        !std::path::Path::new(&format!("/proc/{nats}")).exists()
-    });
+    until("nats-server is stopped too", || !runs(nats));
 }
 
 #[test]
@@ -483,10 +481,7 @@ fn after_a_crash_it_comes_up_as_it_was() {
         status.code == 0 && folder.arq(&["sub", "lobby", "--for", "1s"]).code == 0
     });
     for pid in [nats, shield] {
-        assert!(
-            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
-            "an old part still runs"
-        );
+        assert!(!runs(pid), "an old part still runs");
     }
     let said = std::fs::read_to_string(folder.path().join("again.err")).unwrap();
     assert!(
