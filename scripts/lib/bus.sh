@@ -30,7 +30,7 @@ finish() {
 }
 
 build_bus() {
-    (cd "$root" && cargo build --locked -p arq -p arqon-shield)
+    (cd "$root" && cargo build --locked --workspace --bins)
     export PATH="$root/.tools/bin:$PATH"
 }
 
