@@ -72,7 +72,12 @@ pub fn timestamp_now() -> String {
     timestamp(OffsetDateTime::now_utc())
 }
 
-fn timestamp(at: OffsetDateTime) -> String {
+/// The same for any moment in UTC.
+///
+/// # Panics
+/// Never: every part of the format is in such a date.
+#[must_use]
+pub fn timestamp(at: OffsetDateTime) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
     at.format(FORMAT)

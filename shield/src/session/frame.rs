@@ -73,6 +73,14 @@ impl Frame {
         Self(bytes.into())
     }
 
+    /// The answer to a client's close: its own code, or none if it gave none.
+    pub fn close_reply(code: Option<u16>) -> Self {
+        match code {
+            Some(code) => Self::close(code, ""),
+            None => Self(Arc::from([CLOSE, 0])),
+        }
+    }
+
     /// Bytes of the whole frame, header included.
     #[allow(clippy::len_without_is_empty, reason = "a frame has a header")]
     pub fn len(&self) -> usize {

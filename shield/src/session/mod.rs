@@ -5,12 +5,45 @@
 //! socket, all that waits in one vectored write. The rules live in `state`,
 //! which does no input or output.
 
+mod actor;
+mod context;
 mod frame;
 mod outbox;
 mod registry;
 #[cfg(test)]
 pub(crate) mod testing;
+mod state;
+mod timers;
+mod wire;
+mod work;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use actor::Session;
+pub use context::SessionContext;
 pub use frame::Frame;
-pub use outbox::{Outbox, OutboxLimits, Overflow};
+pub use outbox::{Outbox, OutboxLimits};
 pub use registry::{Registration, Sessions};
+pub use state::SessionLimits;
+
+use crate::auth::Identity;
+
+/// The session of a socket whose upgrade was accepted, as a future that ends
+/// with it. `read_ahead` is what was read behind the handshake.
+///
+/// It holds all of a session's memory, so spawn it itself: an `async` block
+/// around it would keep the arguments a second time.
+pub fn run<S>(
+    socket: S,
+    read_ahead: Bytes,
+    identity: Identity,
+    ctx: Arc<SessionContext>,
+) -> Session<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    Session::new(socket, read_ahead, identity, ctx)
+}

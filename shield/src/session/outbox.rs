@@ -9,7 +9,10 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Waker},
 };
 
@@ -19,6 +22,7 @@ use arqon_proto::{
     names::{RoomId, SessionId},
     v1,
 };
+use arqon_spine::manifest::Overflow;
 use arqon_telemetry::{
     Counter, Metrics,
     labels::{GapReason, QueueDrop},
@@ -34,15 +38,6 @@ pub(super) const BATCH_FRAMES: usize = 256;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Frames kept allocated by an idle queue after `trim`.
 const IDLE_CAPACITY: usize = 4;
-
-/// What happens to a session whose queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    /// Forget its messages and close it with SLOW_READER; it reconnects.
-    CloseAndReconnect,
-    /// Drop its oldest messages and tell it by GAP.
-    DropOldest,
-}
 
 /// The bounds of every outbox of a Shield, and what is counted.
 #[derive(Debug)]
@@ -71,6 +66,10 @@ struct Counters {
 /// The queue of one session. Room registry, Spine and registry hold it by `Arc`.
 pub struct Outbox {
     session: SessionId,
+    /// Set with `Queue::closing`, so that the session's task can look without the lock.
+    closing: AtomicBool,
+    /// Whether so many answers wait that no further request should be read.
+    congested: AtomicBool,
     limits: Arc<OutboxLimits>,
     queue: Mutex<Queue>,
 }
@@ -122,6 +121,8 @@ struct Queue {
     /// Of `load`, what is in `entries` and may be dropped.
     droppable: u32,
     waker: Option<Waker>,
+    /// Of a task whose socket takes nothing: only a close wakes it.
+    stalled: Option<Waker>,
     /// Messages dropped per room since the last batch; rare, hence boxed.
     lost: Option<Box<Lost>>,
     closing: Option<CloseCode>,
@@ -175,6 +176,8 @@ impl Outbox {
     pub fn new(session: SessionId, limits: Arc<OutboxLimits>) -> Self {
         Self {
             session,
+            closing: AtomicBool::new(false),
+            congested: AtomicBool::new(false),
             limits,
             queue: Mutex::default(),
         }
@@ -213,34 +216,30 @@ impl Outbox {
 
     /// Queues any other frame. Reserve full: the session is closed as a slow reader.
     pub fn push_control(&self, frame: Frame) {
-        let len = frame.len() as u32;
-        let mut queue = self.lock();
-        if queue.closing.is_some() || queue.ended {
-            return;
-        }
-        if queue.load.control as usize >= self.limits.reserve_frames
-            || queue.load.control_bytes as usize + len as usize > self.limits.reserve_bytes
-        {
-            self.give_up(&mut queue);
-            return wake(queue);
-        }
-        queue.load.control += 1;
-        queue.load.control_bytes += len;
-        queue.entries.push_back(Entry {
-            frame,
-            kind: Kind::Control,
-        });
-        wake(queue);
+        wake(self.push_reserved(frame));
+    }
+
+    /// The same by the session's own task, which takes before it sleeps.
+    pub(super) fn push_own(&self, frame: Frame) {
+        drop(self.push_reserved(frame));
     }
 
     /// Has the session closed with this code after what is queued was tried.
     /// The first close wins; nothing is taken after it.
     pub fn close(&self, code: CloseCode) {
         let mut queue = self.lock();
-        if queue.closing.is_none() {
-            queue.closing = Some(code);
-        }
+        self.set_closing(&mut queue, code);
         wake(queue);
+    }
+
+    /// Whether `close` was called, or an overflow closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// The code with which the session is being closed.
+    pub(super) fn closing(&self) -> Option<CloseCode> {
+        self.lock().closing
     }
 
     /// Frees what was `written` and moves the next frames into `batch`, which is empty.
@@ -252,7 +251,7 @@ impl Outbox {
     ) -> Take {
         debug_assert!(batch.is_empty());
         let mut queue = self.lock();
-        queue.load.release(written);
+        self.release(&mut queue, written);
         if let Some(lost) = queue.lost.take() {
             self.report(&mut queue, *lost, batch);
         }
@@ -265,20 +264,21 @@ impl Outbox {
         if let Some(code) = queue.closing {
             return Take::Close(code);
         }
-        match &queue.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => queue.waker = Some(cx.waker().clone()),
-        }
+        keep_waker(&mut queue.waker, cx);
         Take::Empty
     }
 
-    /// Frees what was `written` without taking more, and tells whether so many
-    /// answers wait that no further request should be read.
-    pub(super) fn release(&self, written: Load) -> bool {
+    /// The socket takes nothing: frees what was `written`, and asks to be woken
+    /// by a close alone.
+    pub(super) fn stall(&self, cx: &Context<'_>, written: Load) {
         let mut queue = self.lock();
-        queue.load.release(written);
-        queue.load.control as usize * 2 > self.limits.reserve_frames
-            || queue.load.control_bytes as usize * 2 > self.limits.reserve_bytes
+        self.release(&mut queue, written);
+        keep_waker(&mut queue.stalled, cx);
+    }
+
+    /// Whether so many answers wait that no further request should be read.
+    pub(super) fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::Relaxed)
     }
 
     /// Gives back memory that a burst left behind.
@@ -296,6 +296,46 @@ impl Outbox {
         };
         drop(queue);
         self.limits.counters.session_ended.inc_by(messages.into());
+    }
+
+    fn push_reserved(&self, frame: Frame) -> MutexGuard<'_, Queue> {
+        let len = frame.len() as u32;
+        let mut queue = self.lock();
+        if queue.closing.is_some() || queue.ended {
+            return queue;
+        }
+        if queue.load.control as usize >= self.limits.reserve_frames
+            || queue.load.control_bytes as usize + len as usize > self.limits.reserve_bytes
+        {
+            self.give_up(&mut queue);
+            return queue;
+        }
+        queue.load.control += 1;
+        queue.load.control_bytes += len;
+        queue.entries.push_back(Entry {
+            frame,
+            kind: Kind::Control,
+        });
+        self.note_congestion(&queue);
+        queue
+    }
+
+    fn release(&self, queue: &mut Queue, written: Load) {
+        queue.load.release(written);
+        if written.control > 0 {
+            self.note_congestion(queue);
+        }
+    }
+
+    fn note_congestion(&self, queue: &Queue) {
+        let congested = queue.load.control as usize * 2 > self.limits.reserve_frames
+            || queue.load.control_bytes as usize * 2 > self.limits.reserve_bytes;
+        self.congested.store(congested, Ordering::Relaxed);
+    }
+
+    fn set_closing(&self, queue: &mut Queue, code: CloseCode) {
+        queue.closing.get_or_insert(code);
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     fn has_room_for(&self, queue: &Queue, len: u32) -> bool {
@@ -349,7 +389,7 @@ impl Outbox {
         queue.entries.shrink_to(IDLE_CAPACITY);
         queue.load.release(dropped);
         queue.droppable = 0;
-        queue.closing = Some(CloseCode::SlowReader);
+        self.set_closing(queue, CloseCode::SlowReader);
         self.limits
             .counters
             .slow_reader
@@ -389,9 +429,21 @@ impl fmt::Debug for Outbox {
 
 /// Wakes the session's task, if it sleeps, after the lock is free again.
 fn wake(mut queue: MutexGuard<'_, Queue>) {
-    if let Some(waker) = queue.waker.take() {
-        drop(queue);
+    let stalled = match queue.closing {
+        Some(_) => queue.stalled.take(),
+        None => None,
+    };
+    let waker = queue.waker.take();
+    drop(queue);
+    if let Some(waker) = waker.or(stalled) {
         waker.wake();
+    }
+}
+
+fn keep_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) if waker.will_wake(cx.waker()) => {}
+        _ => *place = Some(cx.waker().clone()),
     }
 }
 
@@ -472,10 +524,7 @@ impl Load {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicU32, Ordering},
-        task::Wake,
-    };
+    use std::{sync::atomic::AtomicU32, task::Wake};
 
     use proptest::prelude::*;
     use prost::Message;

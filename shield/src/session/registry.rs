@@ -173,6 +173,7 @@ fn millis(span: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use arqon_spine::manifest::Overflow;
     use arqon_telemetry::Metrics;
 
     use super::{super::outbox::*, *};

@@ -79,8 +79,8 @@ pub(super) enum Action {
     Publish(PublishRequest),
     /// Verify the token, then tell `on_refreshed`.
     Refresh(RefreshRequest),
-    /// The token now expires then, Unix seconds.
-    Expires(u64),
+    /// Another token is in force.
+    TokenChanged,
     /// Close after all that was sent.
     Close(CloseCode),
 }
@@ -294,7 +294,7 @@ impl State {
         self.identity = identity;
         let expires_at = self.identity.expires_at;
         let mut actions = Actions::default();
-        actions.push(Action::Expires(expires_at));
+        actions.push(Action::TokenChanged);
         actions.push(Action::send(envelope::refreshed(reference, expires_at)));
         let grants = &self.identity.rooms;
         let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.rooms)
@@ -314,13 +314,7 @@ impl State {
         envelope::token_expiring(self.identity.expires_at)
     }
 
-    fn on_room(
-        &mut self,
-        op: Opcode,
-        room: RoomId,
-        envelope: v1::Envelope,
-        now: Now,
-    ) -> Actions {
+    fn on_room(&mut self, op: Opcode, room: RoomId, envelope: v1::Envelope, now: Now) -> Actions {
         let reference = envelope.r#ref;
         let result = match op {
             Opcode::Join => self.join(&room, reference, envelope.body),
@@ -422,7 +416,10 @@ impl State {
     }
 
     fn check_meta(&self, meta: &BTreeMap<String, String>) -> Result<(), ErrorCode> {
-        let bytes: usize = meta.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes: usize = meta
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
         if meta.len() > self.limits.headers.max_headers
             || bytes > self.limits.headers.max_header_bytes
         {
@@ -448,13 +445,7 @@ impl State {
     }
 
     /// Refuses, and closes a client that goes on and on.
-    fn offence(
-        &mut self,
-        code: ErrorCode,
-        mut room: String,
-        reference: u64,
-        now: Now,
-    ) -> Actions {
+    fn offence(&mut self, code: ErrorCode, mut room: String, reference: u64, now: Now) -> Actions {
         if room.len() > ECHOED_ROOM_MAX {
             room = String::new();
         }
@@ -531,11 +522,7 @@ fn is_traceparent(text: &str) -> bool {
     let mut next = || parts.next().unwrap_or_default();
     let (version, trace, span, flags) = (next(), next(), next(), next());
     let id = |part: &str, len| hex(part, len) && part.bytes().any(|b| b != b'0');
-    version == "00"
-        && id(trace, 32)
-        && id(span, 16)
-        && hex(flags, 2)
-        && parts.next().is_none()
+    version == "00" && id(trace, 32) && id(span, 16) && hex(flags, 2) && parts.next().is_none()
 }
 
 // === impl Action ===
@@ -585,3 +572,6 @@ impl IntoIterator for Actions {
         self.first.into_iter().chain(self.rest)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,8 @@ impl Timers {
         }
         // Not `ping + heartbeat`: a process that slept owes no burst of pings.
         // A silent client is looked at exactly when its two heartbeats end.
-        self.ping = (now + self.heartbeat).min((self.heard + self.heartbeat * 2).max(now + self.heartbeat / 4));
+        self.ping = (now + self.heartbeat)
+            .min((self.heard + self.heartbeat * 2).max(now + self.heartbeat / 4));
         Some(Due::Ping)
     }
 }

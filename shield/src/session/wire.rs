@@ -48,6 +48,7 @@ pub(super) struct Wire<S> {
     /// Bytes written of the first frame of the batch.
     offset: usize,
     unflushed: bool,
+    progressed: bool,
 }
 
 /// What a client did.
@@ -55,8 +56,8 @@ pub(super) struct Wire<S> {
 pub(super) enum Inbound {
     /// A whole binary message.
     Binary(Bytes),
-    /// A whole text message; its length.
-    Text(usize),
+    /// A whole text message.
+    Text,
     /// A ping (answered already) or a pong.
     Control,
     /// It closes, with this code.
@@ -77,7 +78,8 @@ struct Socket<S> {
     control: Vec<u8>,
     /// Bytes of `control` that are written.
     control_offset: usize,
-    heard: bool,
+    /// Bytes read.
+    heard: u64,
 }
 
 // === impl Wire ===
@@ -96,12 +98,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             read_ahead,
             control: Vec::new(),
             control_offset: 0,
-            heard: false,
+            heard: 0,
         };
         Self {
             reader: new_reader(socket, config),
             offset: 0,
             unflushed: false,
+            progressed: false,
         }
     }
 
@@ -116,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         };
         Poll::Ready(match message {
             Ok(Message::Binary(bytes)) => Inbound::Binary(bytes),
-            Ok(Message::Text(text)) => Inbound::Text(text.len()),
+            Ok(Message::Text(_)) => Inbound::Text,
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Inbound::Control,
             Ok(Message::Close(frame)) => Inbound::Close(frame.map(|frame| frame.code.into())),
             Err(tungstenite::Error::Capacity(_)) => Inbound::Illegal(CLOSE_TOO_BIG),
@@ -129,8 +132,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         })
     }
 
-    /// Writes the batch and what control frames wait, and flushes at the end.
-    /// Ready when all of it is out; `written` counts whole frames of the batch.
+    /// Writes the batch and what control frames wait. Ready when all of it is
+    /// out; `written` counts whole frames of the batch.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -145,13 +148,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unflushed = true;
+            self.progressed = true;
             socket.advance(n, batch, offset, written);
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Flushes, once nothing more waits.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unflushed {
-            ready!(Pin::new(&mut socket.io).poll_flush(cx))?;
+            ready!(Pin::new(&mut self.reader.get_mut().io).poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether the socket took a byte since this was asked last.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
     }
 
     /// Puts a frame of our own behind what control frames wait: a ping or a close.
@@ -165,8 +179,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         batch.truncate(usize::from(self.offset > 0));
     }
 
-    /// Whether the client was heard since this was asked last.
-    pub(super) fn take_heard(&mut self) -> bool {
+    /// Bytes heard from the client since this was asked last.
+    pub(super) fn take_heard(&mut self) -> u64 {
         std::mem::take(&mut self.reader.get_mut().heard)
     }
 
@@ -252,23 +266,8 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         offset: &mut usize,
         written: &mut Load,
     ) {
-        let mut take_front = |n: &mut usize| {
-            let Some(entry) = batch.front() else {
-                return false;
-            };
-            let left = entry.frame.len() - *offset;
-            if *n < left {
-                *offset += std::mem::take(n);
-                return false;
-            }
-            *n -= left;
-            *offset = 0;
-            written.add(entry);
-            batch.pop_front();
-            true
-        };
-        if n > 0 && self.control_offset == 0 && *offset > 0 && !take_front(&mut n) {
-            return;
+        if *offset > 0 {
+            n = take_front(n, batch, offset, written);
         }
         let control = n.min(self.control.len() - self.control_offset);
         self.control_offset += control;
@@ -277,8 +276,31 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
             self.control = Vec::new();
             self.control_offset = 0;
         }
-        while n > 0 && take_front(&mut n) {}
+        while n > 0 {
+            n = take_front(n, batch, offset, written);
+        }
     }
+}
+
+/// Takes written bytes off the first frame; how many are left for the next.
+fn take_front(
+    n: usize,
+    batch: &mut VecDeque<Entry>,
+    offset: &mut usize,
+    written: &mut Load,
+) -> usize {
+    let Some(entry) = batch.front() else {
+        return 0;
+    };
+    let left = entry.frame.len() - *offset;
+    if n < left {
+        *offset += n;
+        return 0;
+    }
+    *offset = 0;
+    written.add(entry);
+    batch.pop_front();
+    n - left
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
@@ -291,12 +313,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
         if this.read_ahead.has_remaining() {
             let n = this.read_ahead.len().min(buffer.remaining());
             buffer.put_slice(&this.read_ahead.split_to(n));
-            this.heard = true;
+            this.heard += n as u64;
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
-        this.heard |= buffer.filled().len() > before;
+        this.heard += (buffer.filled().len() - before) as u64;
         Poll::Ready(Ok(()))
     }
 }
@@ -319,3 +341,6 @@ impl<S: Unpin> AsyncWrite for Socket<S> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

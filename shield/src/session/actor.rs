@@ -1,0 +1,545 @@
+//! One client connection from its upgrade to its end: a future, one per task.
+//!
+//! Each poll goes through the same steps: requests (the one under way, then the
+//! socket), the outbox (all that waits in vectored writes), the one timer. A
+//! request that takes time never stops the writing side, and the next frame is
+//! read only after its outcome, so a client's frames take effect in order.
+//! Whatever ends a session, rooms are left and it is unregistered exactly once.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use arqon_proto::{
+    codes::CloseCode,
+    envelope,
+    names::{RoomId, SessionId},
+    v1::Opcode,
+};
+use arqon_telemetry::labels::{CloseReason, Code};
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Sleep,
+};
+
+use super::{
+    context::SessionContext,
+    frame::Frame,
+    outbox::{Entry, Load, Outbox, Take},
+    registry::Registration,
+    state::{Action, Actions, Now, Refusal, State},
+    timers::{Due, Timers, TokenLife},
+    wire::{CLOSE_TOO_BIG, Inbound, Wire},
+    work::{self, Outcome, Work},
+};
+use crate::{auth::Identity, spine::TenantLink};
+
+/// Requests of one client handled in a row before others have their turn.
+const READS_PER_POLL: usize = 32;
+/// Batches written in a row before the client is read again.
+const BATCHES_PER_POLL: usize = 8;
+/// How long a closed session waits for the client to take the close frame and
+/// end its side. Two round trips of a bad mobile line.
+const LINGER: Duration = Duration::from_secs(2);
+/// Pause after which unconfirmed publishes are counted again. Their answers
+/// wake the session anyway, mostly.
+const UNCONFIRMED_PAUSE: Duration = Duration::from_millis(20);
+
+/// The future of one session. Ends when the connection is closed.
+pub struct Session<S> {
+    wire: Wire<S>,
+    batch: VecDeque<Entry>,
+    /// Of frames written, what the outbox has not been told.
+    written: Load,
+    outbox: Arc<Outbox>,
+    state: State,
+    timers: Timers,
+    timer: Pin<Box<Sleep>>,
+    /// Since when the socket takes nothing.
+    stalled: Option<Instant>,
+    /// The request under way.
+    work: Option<Work>,
+    /// The tenant's way to the Spine, once needed.
+    link: Option<Arc<TenantLink>>,
+    /// Publishes whose ACK is owed, once any was wanted.
+    unconfirmed: Option<Arc<AtomicU32>>,
+    phase: Phase,
+    registration: Option<Registration>,
+    ctx: Arc<SessionContext>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The close frame and the end of the stream are on their way.
+    Closing,
+    /// Both are sent; the client has to end too.
+    Lingering,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By the platform.
+    Code(CloseCode),
+    /// By the client, with its code.
+    Client(Option<u16>),
+    /// The client broke the framing: RFC 6455's code.
+    Illegal(u16),
+    /// The connection is gone.
+    Lost,
+}
+
+// === impl Session ===
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+    /// Starts the session of a socket whose upgrade was accepted. `read_ahead`
+    /// is what was read behind the handshake.
+    pub fn new(socket: S, read_ahead: Bytes, identity: Identity, ctx: Arc<SessionContext>) -> Self {
+        let now = now();
+        let session = SessionId::new();
+        let outbox = Arc::new(Outbox::new(session, ctx.outbox.clone()));
+        let state = State::new(session, identity, ctx.limits.clone());
+        let first_ping = ctx.heartbeat.mul_f64(rand::random_range(0.5..1.0));
+        let life = token_life(state.identity(), ctx.token_grace, now);
+        let timers = Timers::new(ctx.heartbeat, first_ping, life, now.instant);
+        let welcome = state.welcome(ctx.heartbeat, &ctx.shield_id, now);
+        outbox.push_own(Frame::envelope(&welcome));
+        ctx.metrics.sessions_opened.inc();
+        ctx.metrics.sessions.inc();
+        let mut this = Self {
+            wire: Wire::new(socket, read_ahead, ctx.limits.max_frame_bytes as usize),
+            batch: VecDeque::new(),
+            written: Load::default(),
+            timer: Box::pin(tokio::time::sleep_until(timers.next().into())),
+            outbox,
+            state,
+            timers,
+            stalled: None,
+            work: None,
+            link: None,
+            unconfirmed: None,
+            phase: Phase::Open,
+            registration: None,
+            ctx,
+        };
+        this.register();
+        this
+    }
+
+    /// Registered first and checked after, so that no order for a whole tenant
+    /// slips between the check of the token and the registration.
+    fn register(&mut self) {
+        let tenant = &self.state.identity().tenant;
+        let registration = self.ctx.sessions.register(&tenant.id, &self.outbox);
+        self.registration = Some(registration);
+        let same = |now: &crate::control::Tenant| {
+            now.record.created_at_ms == tenant.record.created_at_ms
+                && now.record.state == tenant.record.state
+        };
+        if !self
+            .ctx
+            .tenants
+            .get(&tenant.id)
+            .is_some_and(|now| same(&now))
+        {
+            self.outbox.close(CloseCode::TenantGone);
+        }
+        tracing::debug!(tenant = %tenant.id, session = %self.outbox.session(), "Session opened");
+    }
+
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if let Poll::Ready(end) = self.poll_requests(cx) {
+                return Poll::Ready(end);
+            }
+            let paused = self.is_paused();
+            if let Poll::Ready(end) = self.poll_outbox(cx) {
+                return Poll::Ready(end);
+            }
+            // What was written may end a pause, for which nothing else wakes.
+            let resumed = paused && !self.is_paused();
+            match self.poll_timer(cx) {
+                Poll::Ready(Some(end)) => return Poll::Ready(end),
+                Poll::Pending if !resumed => return Poll::Pending,
+                _ => {}
+            }
+        }
+    }
+
+    /// Handles what the client asks for.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let end = self.poll_reads(cx);
+        let heard = self.wire.take_heard();
+        if heard > 0 {
+            self.timers.heard(Instant::now());
+            self.ctx.counters.bytes_in(heard);
+        }
+        end
+    }
+
+    fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..READS_PER_POLL {
+            if let Some(work) = &mut self.work {
+                let Poll::Ready(outcome) = work.as_mut().poll(cx) else {
+                    return Poll::Pending;
+                };
+                self.work = None;
+                self.on_outcome(outcome);
+                continue;
+            }
+            if self.is_paused() {
+                return Poll::Pending;
+            }
+            let Poll::Ready(inbound) = self.wire.poll_read(cx) else {
+                return Poll::Pending;
+            };
+            let actions = match inbound {
+                Inbound::Binary(bytes) => self.on_binary(bytes),
+                Inbound::Text => self.state.on_text(now()),
+                Inbound::Control => continue,
+                Inbound::Close(code) => return Poll::Ready(End::Client(code)),
+                Inbound::Illegal(code) => return Poll::Ready(End::Illegal(code)),
+                Inbound::Lost => return Poll::Ready(End::Lost),
+            };
+            self.perform(actions);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether no request is read at the moment.
+    fn is_paused(&self) -> bool {
+        self.work.is_some()
+            || self.outbox.is_closing()
+            || self.outbox.is_congested()
+            || self.is_unconfirmed()
+    }
+
+    /// Whether too many ACKs are owed to publish more.
+    fn is_unconfirmed(&self) -> bool {
+        let owed = self.unconfirmed.as_ref();
+        owed.is_some_and(|owed| owed.load(Ordering::Acquire) >= self.ctx.max_unconfirmed)
+    }
+
+    fn on_binary(&mut self, bytes: Bytes) -> Actions {
+        match envelope::decode_client(bytes) {
+            Ok(envelope) => {
+                self.ctx.counters.frame_in(envelope.op());
+                self.state.on_envelope(envelope, now())
+            }
+            Err(fault) => {
+                self.ctx.counters.frame_in(Opcode::Unspecified);
+                self.state.on_fault(fault, now())
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome) {
+        let actions = match outcome {
+            Outcome::Joined {
+                request,
+                result,
+                link,
+            } => {
+                self.link = link;
+                self.state.on_joined(request, result)
+            }
+            Outcome::Published {
+                room,
+                reference,
+                result,
+                link,
+            } => {
+                self.link = link;
+                self.state.on_published(&room, reference, result, now())
+            }
+            Outcome::Refreshed { reference, result } => {
+                self.state.on_refreshed(reference, *result, now())
+            }
+        };
+        self.perform(actions);
+    }
+
+    fn perform(&mut self, actions: Actions) {
+        for action in actions {
+            match action {
+                Action::Send(envelope) => self.outbox.push_own(Frame::envelope(&envelope)),
+                Action::Refuse(refusal) => self.refuse(&refusal),
+                Action::Leave(room) => self.leave(&room),
+                Action::Join(request) => {
+                    let member = work::member(&self.outbox, request.echo);
+                    self.work = Some(work::join(self.way(), request, member));
+                }
+                Action::Publish(request) => {
+                    let unconfirmed = request.ack.then(|| {
+                        let count = self.unconfirmed.get_or_insert_default();
+                        count.fetch_add(1, Ordering::AcqRel);
+                        count.clone()
+                    });
+                    let outbox = &self.outbox;
+                    self.work = Some(work::publish(self.way(), request, outbox, unconfirmed));
+                }
+                Action::Refresh(request) => {
+                    let verifier = self.ctx.verifier.clone();
+                    self.work = Some(work::refresh(verifier, request));
+                }
+                Action::TokenChanged => {
+                    let now = now();
+                    let life = token_life(self.state.identity(), self.ctx.token_grace, now);
+                    self.timers.set_token(life, now.instant);
+                    self.set_timer();
+                }
+                Action::Close(code) => self.outbox.close(code),
+            }
+        }
+    }
+
+    fn refuse(&self, refusal: &Refusal) {
+        let Refusal {
+            code,
+            room,
+            reference,
+        } = refusal;
+        let label = Code(code.name());
+        self.ctx.metrics.errors.get_or_create(&label).inc();
+        let error = envelope::error(*code, room, *reference, None, 0);
+        self.outbox.push_own(Frame::envelope(&error));
+    }
+
+    fn way(&self) -> work::Way {
+        work::Way {
+            pool: self.ctx.pool.clone(),
+            tenant: self.state.identity().tenant.clone(),
+            link: self.link.clone(),
+        }
+    }
+
+    /// Writes all that waits.
+    fn poll_outbox(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..BATCHES_PER_POLL {
+            match self.wire.poll_write(cx, &mut self.batch, &mut self.written) {
+                Poll::Ready(Ok(())) => self.stalled = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(End::Lost),
+                Poll::Pending => {
+                    self.on_stall(cx);
+                    return Poll::Pending;
+                }
+            }
+            let written = self.take_written();
+            match self.outbox.take(cx, written, &mut self.batch) {
+                Take::Frames => {}
+                Take::Close(code) => return Poll::Ready(End::Code(code)),
+                Take::Empty => {
+                    return match self.wire.poll_flush(cx) {
+                        Poll::Ready(Err(_)) => Poll::Ready(End::Lost),
+                        _ => Poll::Pending,
+                    };
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn on_stall(&mut self, cx: &mut Context<'_>) {
+        let written = self.take_written();
+        self.outbox.stall(cx, written);
+        if self.wire.take_progress() || self.stalled.is_none() {
+            self.stalled = Some(Instant::now());
+        }
+        self.set_timer();
+    }
+
+    fn take_written(&mut self) -> Load {
+        let written = std::mem::take(&mut self.written);
+        if written != Load::default() {
+            self.ctx.counters.written(written);
+        }
+        written
+    }
+
+    /// Does what is due. Ready if anything was, or with the end.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        if self.is_unconfirmed() {
+            self.set_timer();
+        }
+        ready!(self.timer.as_mut().poll(cx));
+        let now = Instant::now();
+        if self
+            .stalled
+            .is_some_and(|since| now >= since + self.patience())
+        {
+            // Nothing can be told to a client that takes nothing.
+            self.outbox.close(CloseCode::SlowReader);
+            return Poll::Ready(Some(End::Lost));
+        }
+        if self.is_paused() {
+            // Whoever is not listened to cannot be heard.
+            self.timers.heard(now);
+        }
+        while let Some(due) = self.timers.due(now) {
+            match due {
+                // A stalled socket has more than a ping to answer.
+                Due::Ping if self.stalled.is_some() => {}
+                Due::Ping => self.wire.push_control(&Frame::ping()),
+                Due::TokenExpiring => {
+                    let expiring = Frame::envelope(&self.state.token_expiring());
+                    self.outbox.push_own(expiring);
+                }
+                Due::HeartbeatLost | Due::TokenExpired => {
+                    self.outbox.close(match due {
+                        Due::HeartbeatLost => CloseCode::HeartbeatLost,
+                        _ => CloseCode::TokenExpiredClose,
+                    });
+                    break;
+                }
+            }
+        }
+        self.outbox.trim();
+        self.batch.shrink_to(0);
+        self.set_timer();
+        Poll::Ready(None)
+    }
+
+    /// How long a socket may take nothing.
+    fn patience(&self) -> Duration {
+        match self.outbox.is_closing() {
+            true => LINGER.min(self.ctx.write_timeout),
+            false => self.ctx.write_timeout,
+        }
+    }
+
+    /// Sets the timer to what comes first, if that is before what it waits for.
+    fn set_timer(&mut self) {
+        let mut next = self.timers.next();
+        if let Some(since) = self.stalled {
+            next = next.min(since + self.patience());
+        }
+        if self.is_unconfirmed() {
+            next = next.min(Instant::now() + UNCONFIRMED_PAUSE);
+        }
+        let next = next.into();
+        if next < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(next);
+        }
+    }
+
+    /// Ends the session for everyone but the socket, and says why on it.
+    fn begin_close(&mut self, end: End) -> Poll<()> {
+        let gave_up = end == End::Lost && self.outbox.is_closing();
+        self.finish(match (end, self.outbox.closing()) {
+            (End::Lost, Some(code)) if gave_up => code.name(),
+            (End::Code(code), _) => code.name(),
+            (End::Client(_), _) => "client",
+            (End::Illegal(CLOSE_TOO_BIG), _) => "message_too_big",
+            (End::Illegal(_), _) => "protocol",
+            (End::Lost, _) => "connection_lost",
+        });
+        self.wire.keep_begun(&mut self.batch);
+        let close = match end {
+            End::Code(code) => Frame::close(code.number(), code.name()),
+            End::Client(code) => Frame::close_reply(code),
+            End::Illegal(code) => Frame::close(code, ""),
+            End::Lost => return Poll::Ready(()),
+        };
+        self.wire.push_control(&close);
+        self.phase = Phase::Closing;
+        self.timer.as_mut().reset((Instant::now() + LINGER).into());
+        Poll::Pending
+    }
+
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if self.phase == Phase::Closing {
+            let wire = &mut self.wire;
+            let sent = match wire.poll_write(cx, &mut self.batch, &mut self.written) {
+                Poll::Ready(Ok(())) => wire.poll_shutdown(cx),
+                other => other,
+            };
+            match sent {
+                Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+        }
+        // Also before all is sent: a client may write all it has before it reads.
+        self.wire.poll_discard(cx)
+    }
+}
+
+impl<S> Session<S> {
+    /// Leaves all rooms, unregisters, counts. Does nothing the second time.
+    fn finish(&mut self, reason: &'static str) {
+        let Some(registration) = self.registration.take() else {
+            return;
+        };
+        drop(registration);
+        // A JOIN under way leaves by itself.
+        self.work = None;
+        for room in self.state.rooms() {
+            self.leave(room);
+        }
+        self.link = None;
+        self.outbox.end();
+        let metrics = &self.ctx.metrics;
+        metrics.sessions.dec();
+        let reason = CloseReason(reason);
+        metrics.sessions_closed.get_or_create(&reason).inc();
+        let (tenant, session) = (&self.state.identity().tenant.id, self.outbox.session());
+        tracing::debug!(%tenant, %session, reason = reason.0, "Session closed");
+    }
+
+    fn leave(&self, room: &RoomId) {
+        if let Some(link) = &self.link {
+            link.leave(room, self.outbox.session());
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Future for Session<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if this.phase == Phase::Open {
+            let Poll::Ready(end) = this.poll_open(cx) else {
+                return Poll::Pending;
+            };
+            if this.begin_close(end).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        this.poll_closing(cx)
+    }
+}
+
+impl<S> Drop for Session<S> {
+    fn drop(&mut self) {
+        // Only if the task was stopped from outside or panicked.
+        self.finish("aborted");
+    }
+}
+
+fn now() -> Now {
+    Now {
+        instant: Instant::now(),
+        wall: OffsetDateTime::now_utc(),
+    }
+}
+
+fn token_life(identity: &Identity, grace: Duration, now: Now) -> TokenLife {
+    let unix = now.wall.unix_timestamp_nanos() as f64 / 1e9;
+    TokenLife::new(identity.issued_at, identity.expires_at, unix, grace)
+}
