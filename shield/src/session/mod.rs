@@ -10,9 +10,9 @@ mod context;
 mod frame;
 mod outbox;
 mod registry;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
-mod state;
 mod timers;
 mod wire;
 mod work;
