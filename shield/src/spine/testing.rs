@@ -39,7 +39,7 @@ use tokio::{
 use super::*;
 use crate::{
     control::Tenant,
-    session::{Outbox, OutboxLimits, Overflow, testing},
+    session::{Outbox, OutboxLimits, testing},
 };
 
 /// Longer than anything takes; a test that waits this long has failed.
@@ -200,7 +200,7 @@ impl Ear {
         let limits = OutboxLimits::new(
             1 << 30,
             10_000_000,
-            Overflow::CloseAndReconnect,
+            arqon_spine::manifest::Overflow::CloseAndReconnect,
             1_000_000,
             10_000,
             &metrics,
