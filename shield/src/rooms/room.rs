@@ -82,15 +82,16 @@ impl Room {
 
     /// Adds a member. `joined` is queued in front of its first message.
     pub(crate) fn add(&self, member: Member, joined: Option<Frame>) {
+        self.lock().add(member, joined);
+    }
+
+    /// Adds a member if `told` says that it still waits for it. Nothing is
+    /// delivered in between, so what it publishes once told comes back to it.
+    pub(crate) fn admit(&self, member: Member, joined: Option<Frame>, told: impl FnOnce() -> bool) {
         let mut state = self.lock();
-        if let Some(frame) = joined {
-            member.outbox.push_control(frame);
+        if told() {
+            state.add(member, joined);
         }
-        state.remove(member.session);
-        let place = state.members.len();
-        state.places.insert(member.session, place);
-        state.without_echo += usize::from(!member.echo);
-        state.members.push(member);
     }
 
     /// Removes a member; whether the room is empty now.
@@ -210,6 +211,16 @@ fn sender_of(payload: Bytes, room: &RoomId) -> Option<v1::Sender> {
 // === impl State ===
 
 impl State {
+    fn add(&mut self, member: Member, joined: Option<Frame>) {
+        if let Some(frame) = joined {
+            member.outbox.push_control(frame);
+        }
+        self.remove(member.session);
+        self.places.insert(member.session, self.members.len());
+        self.without_echo += usize::from(!member.echo);
+        self.members.push(member);
+    }
+
     fn remove(&mut self, session: SessionId) {
         let Some(place) = self.places.remove(&session) else {
             return;

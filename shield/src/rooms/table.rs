@@ -155,9 +155,8 @@ impl Rooms {
         if let Phase::Waiting(waiters) = std::mem::replace(&mut entry.phase, Phase::Live) {
             for waiter in waiters {
                 // A session that gave up is not brought in.
-                if waiter.answer.send(Ok(())).is_ok() {
-                    entry.room.add(waiter.member, waiter.joined);
-                }
+                let told = || waiter.answer.send(Ok(())).is_ok();
+                entry.room.admit(waiter.member, waiter.joined, told);
             }
         }
         if entry.room.is_empty() && entry.empty_since.is_none() {

@@ -146,3 +146,28 @@ async fn joins_and_leaves_during_rotations_find_live_rooms() {
         assert!(guest.await.unwrap() > 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_are_rotated_before_they_expire() {
+    let spine = Spine::start().await;
+    let params = SpineParams {
+        user_ttl: Duration::from_secs(4),
+        ..spine.params("shield-a")
+    };
+    let (_pool, link, metrics) = spine.link(params).await;
+    let ear = Ear::new();
+    ear.join(&link, "lobby").await;
+    let ok = arqon_telemetry::labels::Outcome::Ok;
+    let mut sent = 0;
+    while metrics.rotations.get_or_create(&ok).get() < 3 {
+        sent += 1;
+        ear.publish(&link, "lobby", &sent.to_string())
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    ear.hears_texts("lobby", sent).await;
+    let expected: Vec<_> = (1..=sent).map(|n| n.to_string()).collect();
+    assert_eq!((ear.texts("lobby"), ear.gaps()), (expected, vec![]));
+    assert_eq!(metrics.spine_reconnects.get(), 0);
+}
