@@ -38,7 +38,7 @@ const NOWHERE: &str = "nats://127.0.0.1:0";
 /// needs to know sooner sends a barrier.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long [`Connection::abort`] waits to get its word in.
+/// How long [`abort`] waits to get its word in.
 const ABORT: Duration = Duration::from_millis(50);
 
 /// A refusal for an unknown account takes the server's resolver time-out of
@@ -166,6 +166,15 @@ pub async fn connect_user(
         }
     }
     outcome
+}
+
+/// Gives a connection up, for a server that no longer answers: it counts as
+/// closed at once and ends at once, or, if the client is stuck in the middle of
+/// a write, when the server does not answer its pings.
+pub async fn abort(client: &async_nats::Client, closed: &Closed) {
+    closed.set();
+    // "Reconnect" to this client means going nowhere, which ends it.
+    let _ = tokio::time::timeout(ABORT, client.force_reconnect()).await;
 }
 
 async fn connect_to(
@@ -315,12 +324,8 @@ impl Connection {
         let _ = self.client.drain().await;
     }
 
-    /// Gives it up, for a server that no longer answers: it counts as closed at
-    /// once and ends at once, or, if the client is stuck in the middle of a
-    /// write, when the server does not answer its pings.
+    /// See [`abort`].
     pub async fn abort(&self) {
-        self.closed.set();
-        // "Reconnect" to this client means going nowhere, which ends it.
-        let _ = tokio::time::timeout(ABORT, self.client.force_reconnect()).await;
+        abort(&self.client, &self.closed).await;
     }
 }

@@ -12,6 +12,7 @@ use arqon_proto::names::TenantId;
 use nkeys::{KeyPair, KeyPairType};
 
 use crate::claims::{self, ClaimsError, User, UserClaims};
+use crate::sys;
 
 /// A pool's signing key: mints users for every tenant whose account lists it.
 #[derive(Clone)]
@@ -181,17 +182,10 @@ pub fn read_creds(path: &Path) -> Result<MintedUser, CredentialsError> {
 
 /// Writes `bytes` to `path` with mode 0600, whole or not at all.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(temporary);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = sys::create_private_file(&temporary)?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .and_then(|()| std::fs::rename(&temporary, path))

@@ -1,12 +1,8 @@
 //! The server's configuration file, made from the state folder.
 //!
-//! Operator mode with a full resolver: the server keeps the tenants' accounts
-//! itself and takes new ones while it runs. The three fixed accounts are
-//! preloaded; the server keeps whichever of its own and the preloaded version
-//! is newer. The interval is how long a server that was away may go on with
-//! old accounts after it is back in its cluster.
+//! The text is in the templates `nats.conf`, `cluster.conf` and
+//! `websocket.conf` of this crate; here is only what is put into them.
 
-use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +46,14 @@ pub enum ConfigError {
     /// An account cannot be signed.
     #[error("cannot sign the fixed accounts")]
     Claims(#[from] ClaimsError),
+    /// The name cannot stand in the file as it is.
+    #[error(
+        "`{name}` cannot be the name of a server or cluster: letters, digits, `-`, `_` and `.` after a letter"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
     /// The path cannot be written between quotes.
     #[error("{} cannot stand in a configuration file", path.display())]
     Path {
@@ -61,76 +65,85 @@ pub enum ConfigError {
 /// The whole configuration file of one server. It holds no secret: JWTs are
 /// signed, public statements.
 pub fn render(state: &StateFolder, params: &ServerParams) -> Result<String, ConfigError> {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_all(&mut text, state, params)?;
-    Ok(text)
-}
-
-fn write_all(
-    out: &mut String,
-    state: &StateFolder,
-    params: &ServerParams,
-) -> Result<std::fmt::Result, ConfigError> {
-    let store = quoted(&params.store_dir)?;
-    let accounts = quoted(&params.store_dir.join("accounts"))?;
-    let operator = state.operator_jwt()?;
-    let system = state.account(FixedAccount::Sys)?;
     let signing = state.operator_signing_key()?;
     let mut preload = String::new();
     for account in FixedAccount::ALL {
         let claims = state.account_claims(account)?;
         let key = claims.subject.clone();
-        let _ = writeln!(preload, "  {key}: {}", claims.sign(&signing)?);
+        preload += &format!("  {key}: {}\n", claims.sign(&signing)?);
     }
-    let mut write = || -> std::fmt::Result {
-        writeln!(
-            out,
-            "# Made by ArqonBus from the state folder; changes are lost."
-        )?;
-        writeln!(out, "server_name: {}", params.name)?;
-        writeln!(out, "listen: \"{}\"", params.listen)?;
-        if let Some(http) = params.http {
-            writeln!(out, "http: \"{http}\"")?;
-        }
-        writeln!(out, "\noperator: {operator}")?;
-        writeln!(out, "system_account: {system}")?;
-        writeln!(
-            out,
-            "resolver {{\n  type: full\n  dir: {accounts}\n  allow_delete: true\n  interval: \"10s\"\n  timeout: \"1.9s\"\n}}"
-        )?;
-        writeln!(out, "resolver_preload {{\n{preload}}}")?;
-        writeln!(
-            out,
-            "\njetstream {{\n  store_dir: {store}\n  max_memory_store: 64MB\n  max_file_store: 1GB\n}}"
-        )?;
-        if let Some(cluster) = &params.cluster {
-            writeln!(out, "\ncluster {{\n  name: {}", cluster.name)?;
-            writeln!(out, "  listen: \"{}\"", cluster.listen)?;
-            writeln!(out, "  routes: [")?;
-            for route in &cluster.routes {
-                writeln!(out, "    \"nats-route://{route}\"")?;
-            }
-            writeln!(out, "  ]\n}}")?;
-        }
-        if let Some(websocket) = params.websocket {
-            writeln!(
-                out,
-                "\nwebsocket {{\n  listen: \"{websocket}\"\n  no_tls: true\n}}"
-            )?;
-        }
-        Ok(())
-    };
-    Ok(write())
+    let http = params
+        .http
+        .map(|http| format!("http: \"{http}\"\n"))
+        .unwrap_or_default();
+    let mut text = fill(
+        include_str!("../nats.conf"),
+        &[
+            ("name", plain(&params.name)?),
+            ("listen", params.listen.to_string()),
+            ("http", http),
+            ("operator", state.operator_jwt()?),
+            ("system", state.account(FixedAccount::Sys)?),
+            ("accounts", quotable(&params.store_dir.join("accounts"))?),
+            ("preload", preload),
+            ("store", quotable(&params.store_dir)?),
+        ],
+    );
+    if let Some(cluster) = &params.cluster {
+        let routes = cluster.routes.iter();
+        text += &fill(
+            include_str!("../cluster.conf"),
+            &[
+                ("cluster", plain(&cluster.name)?),
+                ("listen", cluster.listen.to_string()),
+                (
+                    "routes",
+                    routes
+                        .map(|route| format!("    \"nats-route://{route}\"\n"))
+                        .collect(),
+                ),
+            ],
+        );
+    }
+    if let Some(websocket) = params.websocket {
+        let listen = [("listen", websocket.to_string())];
+        text += &fill(include_str!("../websocket.conf"), &listen);
+    }
+    Ok(text)
 }
 
-fn quoted(path: &Path) -> Result<String, ConfigError> {
+/// Puts values into the `@name@` places of a template.
+fn fill(template: &str, values: &[(&str, String)]) -> String {
+    let mut text = template.to_owned();
+    for (name, value) in values {
+        text = text.replace(&format!("@{name}@"), value);
+    }
+    text
+}
+
+/// A path that can stand between double quotes.
+fn quotable(path: &Path) -> Result<String, ConfigError> {
     path.to_str()
         .filter(|text| !text.contains(['"', '\\']) && !text.chars().any(char::is_control))
-        .map(|text| format!("\"{text}\""))
+        .map(str::to_owned)
         .ok_or_else(|| ConfigError::Path {
             path: path.to_owned(),
         })
+}
+
+/// A name that can stand without quotes and is no variable or number.
+fn plain(name: &str) -> Result<String, ConfigError> {
+    let fits = name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err(ConfigError::Name {
+            name: name.to_owned(),
+        })
+    }
 }
 
 // === impl ServerParams ===
@@ -186,5 +199,54 @@ impl ServerParams {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn every_place_is_filled_and_no_secret_gets_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::create(folder.path().join("spine")).unwrap();
+        let mut params = ServerParams::single("/var/lib/arqon/nats");
+        params.http = Some(SocketAddr::from(([127, 0, 0, 1], 8222)));
+        params.websocket = Some(SocketAddr::from(([127, 0, 0, 1], 8223)));
+        params.cluster = Some(ClusterParams {
+            name: "arqon".to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 6222)),
+            routes: vec![SocketAddr::from(([127, 0, 0, 1], 6223))],
+        });
+        let text = render(&state, &params).unwrap();
+        assert!(!text.contains('@'), "{text}");
+        // Seeds begin with S and are 58 characters of base32.
+        let seeds = text
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| word.starts_with('S') && word.len() == 58);
+        assert_eq!(seeds.count(), 0);
+        assert!(text.contains("http: \"127.0.0.1:8222\""));
+        assert!(text.contains("nats-route://127.0.0.1:6223"));
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::create(folder.path().join("spine")).unwrap();
+        let mut params = ServerParams::single("/tmp/a\" http: 1");
+        assert!(matches!(
+            render(&state, &params),
+            Err(ConfigError::Path { .. })
+        ));
+        params.store_dir = "/tmp/a".into();
+        for name in ["", "a b", "1a", "$x", "a\nb", "a}"] {
+            params.name = name.to_owned();
+            assert!(matches!(
+                render(&state, &params),
+                Err(ConfigError::Name { .. })
+            ));
+        }
     }
 }

@@ -17,8 +17,11 @@
 //!
 //! Folders are 0700, files 0600; others' access is refused, not repaired.
 
+mod pools;
+#[cfg(test)]
+mod tests;
+
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,9 +30,8 @@ use nkeys::{KeyPair, KeyPairType};
 
 use crate::accounts::{self, ControlKeys, TenantKeys};
 use crate::claims::{AccountClaims, ClaimsError, Operator, OperatorClaims, OperatorKind, VERSION};
-use crate::credentials::{
-    CredentialsError, FleetKey, MintedUser, mint_user, write_creds, write_private,
-};
+use crate::credentials::{CredentialsError, MintedUser, mint_user, write_creds, write_private};
+use crate::sys;
 
 /// An account the platform itself needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,118 +270,6 @@ impl StateFolder {
         Ok(path)
     }
 
-    /// Where Shields of a pool read their fleet key.
-    pub fn fleet_key_path(&self, pool: &NodeId) -> PathBuf {
-        self.pool_folder(pool).join("fleet.nk")
-    }
-
-    /// The fleet key in force of a pool.
-    pub fn fleet_key(&self, pool: &NodeId) -> Result<FleetKey, StateError> {
-        let path = self.fleet_key_path(pool);
-        if !path.exists() {
-            return Err(StateError::NoPool {
-                pool: pool.to_string(),
-                path,
-            });
-        }
-        refuse_open(&path, 0o600)?;
-        Ok(FleetKey::read(&path)?)
-    }
-
-    /// The fleet key with the public key `public`, in force or not.
-    pub fn fleet_key_by_public(
-        &self,
-        pool: &NodeId,
-        public: &str,
-    ) -> Result<Option<FleetKey>, StateError> {
-        for (_, path) in self.fleet_files(pool)? {
-            let key = FleetKey::read(&path)?;
-            if key.public() == public {
-                return Ok(Some(key));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Makes the first fleet key of a pool, and puts it in force, unless there
-    /// is one; returns the one in force.
-    pub fn ensure_fleet_key(&self, pool: &NodeId) -> Result<FleetKey, StateError> {
-        if !self.fleet_key_path(pool).exists() {
-            let key = self.new_fleet_key(pool)?;
-            self.use_fleet_key(pool, key.public())?;
-        }
-        self.fleet_key(pool)
-    }
-
-    /// Makes a further fleet key of a pool, not yet in force.
-    pub fn new_fleet_key(&self, pool: &NodeId) -> Result<FleetKey, StateError> {
-        let folder = self.pool_folder(pool);
-        create_folder(&folder)?;
-        let number = self.fleet_files(pool)?.last().map_or(1, |(n, _)| n + 1);
-        let path = folder.join(format!("fleet-{number}.nk"));
-        write_seed(&path, &KeyPair::new_account())?;
-        Ok(FleetKey::read(&path)?)
-    }
-
-    /// Puts a fleet key in force: Shields that read the file from now on use it.
-    pub fn use_fleet_key(&self, pool: &NodeId, public: &str) -> Result<(), StateError> {
-        for (_, path) in self.fleet_files(pool)? {
-            if FleetKey::read(&path)?.public() == public {
-                return write_file(&self.fleet_key_path(pool), read_file(&path)?.as_bytes());
-            }
-        }
-        Err(StateError::NoPool {
-            pool: pool.to_string(),
-            path: self.pool_folder(pool),
-        })
-    }
-
-    /// Deletes every fleet key of a pool but this one.
-    pub fn forget_other_fleet_keys(&self, pool: &NodeId, keep: &str) -> Result<(), StateError> {
-        for (_, path) in self.fleet_files(pool)? {
-            if FleetKey::read(&path)?.public() != keep {
-                fs::remove_file(&path).map_err(|source| StateError::Io {
-                    action: "delete",
-                    path,
-                    source,
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn pool_folder(&self, pool: &NodeId) -> PathBuf {
-        self.root.join("pools").join(pool.as_str())
-    }
-
-    /// The numbered fleet keys of a pool, oldest first.
-    fn fleet_files(&self, pool: &NodeId) -> Result<Vec<(u32, PathBuf)>, StateError> {
-        let folder = self.pool_folder(pool);
-        let mut files = Vec::new();
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(files),
-            entries => entries.map_err(|source| StateError::Io {
-                action: "read",
-                path: folder.clone(),
-                source,
-            })?,
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| {
-                name.strip_prefix("fleet-")?
-                    .strip_suffix(".nk")?
-                    .parse()
-                    .ok()
-            });
-            if let Some(number) = number {
-                files.push((number, entry.path()));
-            }
-        }
-        files.sort();
-        Ok(files)
-    }
-
     fn make_key(&self, file: &str, make: fn() -> KeyPair) -> Result<(), StateError> {
         let path = self.root.join(file);
         if path.exists() {
@@ -410,15 +300,11 @@ fn prefix(kind: &KeyPairType) -> char {
 }
 
 fn create_folder(path: &Path) -> Result<(), StateError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| StateError::Io {
-            action: "create",
-            path: path.to_owned(),
-            source,
-        })
+    sys::create_private_folder(path).map_err(|source| StateError::Io {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn read_file(path: &Path) -> Result<String, StateError> {
@@ -452,15 +338,14 @@ fn refuse_open(path: &Path, wanted: u32) -> Result<(), StateError> {
         path: path.to_owned(),
         source,
     })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(StateError::Open {
+    match sys::open_to_others(&metadata) {
+        None => Ok(()),
+        Some(mode) => Err(StateError::Open {
             path: path.to_owned(),
             mode,
             wanted,
-        });
+        }),
     }
-    Ok(())
 }
 
 // === impl FixedAccount ===

@@ -4,16 +4,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::NatsServerBinary;
 use crate::server_config::{ConfigError, ServerParams, render};
 use crate::state::StateFolder;
+use crate::sys::{self, Signal};
 
 /// How long a server may take to answer, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,19 +140,19 @@ impl Process {
             path: self.config.clone(),
             source,
         })?;
-        let child = Command::new(&self.binary.path)
+        let mut command = Command::new(&self.binary.path);
+        command
             .arg("--config")
             .arg(&self.config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(self.io.stdio()?)
-            .process_group(0)
-            .spawn()
-            .map_err(|source| ProcessError::Io {
-                action: "run",
-                path: self.binary.path.clone(),
-                source,
-            })?;
+            .stderr(self.io.stdio()?);
+        sys::own_group(&mut command);
+        let child = command.spawn().map_err(|source| ProcessError::Io {
+            action: "run",
+            path: self.binary.path.clone(),
+            source,
+        })?;
         self.child = Some(child);
         self.wait_ready()
     }
@@ -189,8 +187,8 @@ impl Process {
     /// Asks it to end, and kills it if it does not.
     pub fn stop(&mut self) -> Result<(), ProcessError> {
         // A stopped process would not act on the request.
-        self.signal(Signal::CONT)?;
-        self.signal(Signal::TERM)?;
+        self.signal(Signal::Continue)?;
+        self.signal(Signal::Terminate)?;
         let deadline = Instant::now() + PATIENCE;
         while let Some(child) = &mut self.child {
             match child.try_wait() {
@@ -204,17 +202,17 @@ impl Process {
 
     /// Freezes it: connections stay, nothing answers.
     pub fn pause(&self) -> Result<(), ProcessError> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::Stop)
     }
 
     /// Lets a frozen one go on.
     pub fn resume(&self) -> Result<(), ProcessError> {
-        self.signal(Signal::CONT)
+        self.signal(Signal::Continue)
     }
 
     /// Makes it end in its own time: no new connections, then all are closed.
     pub fn lame_duck(&self) -> Result<(), ProcessError> {
-        self.signal(Signal::USR2)
+        self.signal(Signal::LameDuck)
     }
 
     /// Lets it outlive this value; returns its process id.
@@ -224,14 +222,7 @@ impl Process {
 
     fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
         let pid = self.pid().ok_or(ProcessError::NotRunning)?;
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        raw.map_or(Err(rustix::io::Errno::SRCH), |raw| {
-            kill_process(raw, signal)
-        })
-        .map_err(|source| ProcessError::Signal {
-            pid,
-            source: source.into(),
-        })
+        sys::signal(pid, signal).map_err(|source| ProcessError::Signal { pid, source })
     }
 
     fn wait_ready(&mut self) -> Result<(), ProcessError> {
