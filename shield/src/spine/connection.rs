@@ -195,8 +195,7 @@ impl Connection {
 
     /// Ends at once, for a server that does not answer.
     pub(super) async fn abort(&self) {
-        // For this client to reconnect is to go nowhere, which ends it.
-        let _ = self.client.force_reconnect().await;
+        connect::abort(&self.client, &self.closed).await;
     }
 }
 
