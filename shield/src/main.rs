@@ -1,3 +1,107 @@
 //! The program `arqon-shield`: a manifest in, a Shield until a signal comes.
+//!
+//! Exit status: 0 after a drain or a good `--check`, 64 for a manifest that
+//! cannot be used (before any port is opened), 1 for anything else.
 
-fn main() {}
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use arqon_shield::app::Shield;
+use arqon_spine::manifest::{EXIT_BAD_MANIFEST, Manifest};
+use arqon_telemetry::log;
+use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Shield, the WebSocket edge of ArqonBus.
+///
+/// SIGTERM and SIGINT drain it; a second one ends it at once.
+#[derive(Debug, Parser)]
+#[command(name = "arqon-shield", version)]
+struct Args {
+    /// The node's manifest. `arq config docs` describes it
+    #[arg(long, value_name = "PATH", default_value = "config.toml")]
+    config: PathBuf,
+    /// Check the manifest and the files it names, and exit
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let manifest = match Manifest::load(&args.config) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            eprintln!("arqon-shield: {}", log::chain(&error));
+            return ExitCode::from(EXIT_BAD_MANIFEST);
+        }
+    };
+    if args.check {
+        println!("{} can be used", args.config.display());
+        return ExitCode::SUCCESS;
+    }
+    match run(manifest) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("arqon-shield: {}", log::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(manifest: Manifest) -> anyhow::Result<ExitCode> {
+    log::init(&manifest.log)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Set on purpose: left alone, tokio would look at TOKIO_WORKER_THREADS.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let code = runtime.block_on(serve(manifest));
+    // Whatever a drain cut short is not waited for again.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(manifest: Manifest) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let shield = tokio::select! {
+        shield = Shield::start(manifest) => shield?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
+    tokio::select! {
+        () = signals.next() => {}
+        () = shield.ordered_to_drain() => {}
+    }
+    tokio::select! {
+        _cut = shield.drain() => Ok(ExitCode::SUCCESS),
+        () = signals.next() => {
+            tracing::warn!("Second signal, ending at once");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -19,7 +19,7 @@ const OURS: [&str; 2] = ["arqon", "arq"];
 #[error("the log is set up already")]
 pub struct AlreadySetUp;
 
-/// Sets up the log of this process.
+/// Sets up the log of this process. A panic becomes a line of it too.
 ///
 /// # Errors
 /// [`AlreadySetUp`] at the second call.
@@ -33,7 +33,13 @@ pub fn init(log: &Log) -> Result<(), AlreadySetUp> {
         LogFormat::Pretty => registry.with(lines).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
-    .map_err(|_| AlreadySetUp)
+    .map_err(|_| AlreadySetUp)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str();
+        tracing::error!(place, message, "Panicked");
+    }));
+    Ok(())
 }
 
 /// Ours at the level asked for; libraries say less, as few of their lines are
