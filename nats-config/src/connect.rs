@@ -27,7 +27,7 @@ use rand::seq::SliceRandom;
 pub use events::{Closed, Events, SpineEvent};
 
 use crate::credentials::{CredentialsError, MintedUser, read_creds};
-use crate::subjects;
+use crate::{server, subjects};
 
 /// Port 0 cannot be listened on: connecting fails at once, without a packet
 /// leaving the host.
@@ -114,6 +114,17 @@ pub enum ConnectError {
         user: String,
         /// The reason.
         source: async_nats::ConnectError,
+    },
+    /// The server lacks what we use.
+    #[error(
+        "the nats-server at {server} is version {found}; at least {} is needed: upgrade it",
+        server::MINIMUM_VERSION
+    )]
+    TooOld {
+        /// As configured.
+        server: String,
+        /// Its version.
+        found: String,
     },
     /// The server cannot be reached, or does not speak NATS.
     #[error("cannot connect to {server}")]
@@ -217,6 +228,14 @@ async fn connect_to(
     let client = Box::pin(options.connect(&[real, nowhere][..]))
         .await
         .map_err(|source| refusal(server, user, source))?;
+    let found = client.server_info().version;
+    if server::check_version(&found).is_err() {
+        abort(&client, &closed).await;
+        return Err(ConnectError::TooOld {
+            server: server.to_owned(),
+            found,
+        });
+    }
     Ok(Connection {
         client,
         user: user.public_key.clone(),

@@ -289,3 +289,34 @@ async fn creds_files_are_private_and_read_back() {
     std::fs::write(&path, "no creds").unwrap();
     assert!(read_creds(&path).is_err());
 }
+
+/// The oldest servers cannot be had everywhere, so a peer says it is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_server_is_named_with_what_is_needed() {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let info = r#"{"server_id":"N","server_name":"old","version":"2.9.10","host":"127.0.0.1","port":1,"headers":true,"max_payload":1048576,"nonce":"abc"}"#;
+        let greeting = format!("INFO {info}\r\n");
+        stream.write_all(greeting.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line == "PING" {
+                lines.get_mut().write_all(b"PONG\r\n").await.unwrap();
+            }
+        }
+    });
+    let spine = tempfile::tempdir().unwrap();
+    let state = arqon_spine::state::StateFolder::create(spine.path().join("s")).unwrap();
+    let user = state
+        .mint(arqon_spine::state::Role::Admin, &node("arq"), None)
+        .unwrap();
+    let outcome = connect_tenant(&[url], user, "test", TenantOptions::default()).await;
+    let error = outcome.unwrap_err().to_string();
+    for part in ["2.9.10", arqon_spine::server::MINIMUM_VERSION, "upgrade"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
