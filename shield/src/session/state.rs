@@ -127,6 +127,20 @@ pub(super) struct Actions {
     rest: Vec<Action>,
 }
 
+// === impl JoinRequest ===
+
+impl JoinRequest {
+    /// What tells that it was granted.
+    pub(super) fn joined(&self) -> v1::Envelope {
+        let joined = v1::Joined {
+            echo: self.echo,
+            // None is in force before presence can be told.
+            presence: v1::PresenceMode::None.into(),
+        };
+        envelope::joined(self.room.as_str(), self.reference, joined)
+    }
+}
+
 // === impl State ===
 
 impl State {
@@ -218,7 +232,8 @@ impl State {
         }
     }
 
-    /// The Spine took or refused a room.
+    /// The Spine took or refused a room. JOINED is queued by the room itself,
+    /// so that none of its messages comes before.
     pub(super) fn on_joined(
         &mut self,
         request: JoinRequest,
@@ -227,23 +242,13 @@ impl State {
         let JoinRequest {
             room,
             reference,
-            echo,
             presence,
+            ..
         } = request;
         if let Err(code) = result {
             return refuse(code, room.as_str(), reference).into();
         }
-        let joined = v1::Joined {
-            echo,
-            // None is in force before presence can be told.
-            presence: v1::PresenceMode::None.into(),
-        };
         let mut actions = Actions::default();
-        actions.push(Action::send(envelope::joined(
-            room.as_str(),
-            reference,
-            joined,
-        )));
         if presence {
             let unavailable = refuse(ErrorCode::PresenceUnavailable, room.as_str(), reference);
             actions.push(unavailable);

@@ -16,6 +16,7 @@ use arqon_proto::{
 };
 
 use super::{
+    frame::Frame,
     outbox::Outbox,
     state::{JoinRequest, PublishRequest, RefreshRequest},
 };
@@ -83,7 +84,8 @@ pub(super) fn join(way: Way, request: JoinRequest, member: Member) -> Work {
                     session: member.session,
                     entered: false,
                 };
-                let result = link.join(&request.room, member).await;
+                let joined = Frame::envelope(&request.joined());
+                let result = link.join_announced(&request.room, member, joined).await;
                 entering.entered = result.is_ok();
                 result
             }

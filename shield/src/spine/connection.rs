@@ -8,9 +8,9 @@ use std::{
 
 use arqon_proto::names::{RoomId, TenantId};
 use arqon_spine::{
-    connect::{self, Closed, ConnectError, Events, TenantOptions},
+    connect::{self, ConnectError, Events, TenantOptions},
     credentials::{FleetKey, mint_tenant_user},
-    nats, subjects,
+    subjects,
 };
 
 use super::{
@@ -25,12 +25,9 @@ const CLIENT_CAPACITY: usize = 1024;
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) client: nats::Client,
-    pub(super) closed: Closed,
-    pub(super) events: Events,
+    spine: connect::Connection,
     pub(super) barrier: Arc<Barrier>,
     pub(super) pump: Pump,
-    pub(super) server: String,
     /// The public fleet key that minted its user.
     pub(super) fleet_key: String,
     /// The account it belongs to.
@@ -103,38 +100,25 @@ impl Connection {
             prefer: choice.prefer,
             ..TenantOptions::default()
         };
-        let connect::Connection {
-            client,
-            user,
-            expires_at,
-            server,
-            events,
-            closed,
-        } = connect::connect_tenant(&servers, minted, &name, options).await?;
+        let spine = connect::connect_tenant(&servers, minted, &name, options).await?;
 
-        let echo = client
-            .subscribe(subjects::barrier(&user))
-            .await
-            .map_err(|_| OpenError::Lost)?;
+        let (client, user) = (spine.client.clone(), spine.user.clone());
+        let echo = client.subscribe(subjects::barrier(&user)).await;
+        let echo = echo.map_err(|_| OpenError::Lost)?;
         let barrier = Barrier::new(counters.clone());
-        let run = barrier.clone().run(
-            client.clone(),
-            user,
-            echo,
-            closed.clone(),
-            params.ack_timeout,
-        );
+        let run = barrier
+            .clone()
+            .run(client, user, echo, spine.closed.clone(), params.ack_timeout);
         tokio::spawn(run);
         Ok(Self {
             pump: Pump::spawn(counters.clone()),
-            client,
-            closed,
-            events,
             barrier,
-            server,
             fleet_key: fleet_key.public().to_owned(),
             account: account.to_owned(),
-            life: expires_at.and_then(|at| at.duration_since(SystemTime::now()).ok()),
+            life: spine
+                .expires_at
+                .and_then(|at| at.duration_since(SystemTime::now()).ok()),
+            spine,
             subscriptions: Subscriptions::after_barrier(),
         })
     }
@@ -142,8 +126,8 @@ impl Connection {
     /// What publishers need of it.
     pub(super) fn line(&self) -> Line {
         Line {
-            client: self.client.clone(),
-            closed: self.closed.clone(),
+            client: self.spine.client.clone(),
+            closed: self.spine.closed.clone(),
             barrier: self.barrier.clone(),
         }
     }
@@ -153,7 +137,7 @@ impl Connection {
         if self.is_subscribed(room.id()) {
             return true;
         }
-        let Ok(subscriber) = self.client.subscribe(room.subject().clone()).await else {
+        let Ok(subscriber) = self.spine.client.subscribe(room.subject().clone()).await else {
             return false;
         };
         self.subscriptions.add(room.id().clone());
@@ -186,16 +170,25 @@ impl Connection {
             .collect()
     }
 
+    /// The server it leads to.
+    pub(super) fn server(&self) -> &str {
+        &self.spine.server
+    }
+
+    /// What happens to it.
+    pub(super) fn events(&mut self) -> &mut Events {
+        &mut self.spine.events
+    }
+
     /// Carries what the server sent, and ends in order.
     pub(super) async fn close(self) {
         self.pump.finish().await;
-        // It fails only if the connection is closed already.
-        let _ = self.client.drain().await;
+        self.spine.close().await;
     }
 
     /// Ends at once, for a server that does not answer.
     pub(super) async fn abort(&self) {
-        connect::abort(&self.client, &self.closed).await;
+        self.spine.abort().await;
     }
 }
 

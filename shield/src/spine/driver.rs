@@ -137,7 +137,7 @@ async fn connect(
             Ok(connection) => {
                 if again {
                     shared.counters.metrics.spine_reconnects.inc();
-                    info!(tenant = %shared.tenant, server = connection.server, "Spine connection is back");
+                    info!(tenant = %shared.tenant, server = connection.server(), "Spine connection is back");
                 }
                 return Ok(connection);
             }
@@ -198,7 +198,7 @@ async fn restore(shared: &Shared, connection: &mut Connection) -> Result<(), Ope
     for _ in 0..EVENT_TURNS {
         tokio::task::yield_now().await;
     }
-    while let Some(event) = connection.events.try_recv() {
+    while let Some(event) = connection.events().try_recv() {
         if let SpineEvent::ServerError(text) = event {
             refused(shared, &text).inspect(|room| connection.unsubscribe(room));
         }
@@ -288,7 +288,7 @@ impl<'a> Serving<'a> {
         let end = loop {
             let end = tokio::select! {
                 command = commands.recv() => self.on_command(command, commands).await,
-                event = self.current.events.recv() => self.on_event(event).await,
+                event = self.current.events().recv() => self.on_event(event).await,
                 Some(Ok(proof)) = self.proofs.join_next() => self.on_proof(proof).await,
                 step = self.rotation.step() => self.on_step(step).await,
                 () = at(self.rotate_at) => {
@@ -361,10 +361,10 @@ impl<'a> Serving<'a> {
                 None
             }
             Some(SpineEvent::LameDuck) => {
-                info!(tenant = %self.shared.tenant, server = self.current.server, "The NATS server is stopping, moving to another");
+                info!(tenant = %self.shared.tenant, server = self.current.server(), "The NATS server is stopping, moving to another");
                 self.rotate(Choice {
                     prefer: None,
-                    avoid: Some(self.current.server.clone()),
+                    avoid: Some(self.current.server().to_owned()),
                 });
                 None
             }
@@ -445,7 +445,7 @@ impl<'a> Serving<'a> {
                 for _ in 0..EVENT_TURNS {
                     tokio::task::yield_now().await;
                 }
-                while let Some(event) = self.current.events.try_recv() {
+                while let Some(event) = self.current.events().try_recv() {
                     if let Some(end) = self.on_event(Some(event)).await {
                         return Some(end);
                     }
@@ -491,7 +491,10 @@ impl<'a> Serving<'a> {
     fn rotate(&mut self, choice: Choice) {
         self.rotate_at = None;
         if self.rotation.is_idle() {
-            let prefer = choice.avoid.is_none().then(|| self.current.server.clone());
+            let prefer = choice
+                .avoid
+                .is_none()
+                .then(|| self.current.server().to_owned());
             let choice = Choice { prefer, ..choice };
             self.rotation = Rotation::open(self.shared, choice);
         }
@@ -568,7 +571,11 @@ impl<'a> Serving<'a> {
             // No switch of publishers may follow.
             task.abort();
             let _ = task.await;
-            self.shared.publisher.set_line(Some(self.current.line()));
+            // What went out by the new one is with the server before more goes out by the old.
+            let line = self.current.line();
+            if self.shared.publisher.switch(line.clone()).await.is_err() {
+                self.shared.publisher.set_line(Some(line));
+            }
             for room in next.only_here(&self.current) {
                 self.shared.rooms.unsettle(&room);
             }

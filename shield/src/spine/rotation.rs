@@ -107,7 +107,7 @@ impl Rotation {
                 Step::Opened(opened.map(Box::new))
             }
             Self::HandingOver { next, task } => tokio::select! {
-                event = next.events.recv() => Step::Event(event),
+                event = next.events().recv() => Step::Event(event),
                 end = task => Step::HandedOver(end.unwrap_or(Err(Unproven::Lost))),
             },
         }

@@ -23,7 +23,7 @@ use arqon_spine::{
     admin::{Admin, CreateTenant},
     credentials::{MintedUser, mint_user},
     server::{self, Io, Process},
-    server_config::ServerParams,
+    server_config::{ClusterParams, ServerParams},
     state::StateFolder,
 };
 use arqon_telemetry::Metrics;
@@ -48,6 +48,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A server with one tenant, `acme`, in pool `main`.
 pub(crate) struct Spine {
     pub(crate) server: Process,
+    pub(crate) others: Vec<Process>,
     pub(crate) state: StateFolder,
     pub(crate) admin: Admin,
     pub(crate) tenant: Arc<Tenant>,
@@ -85,18 +86,41 @@ pub(crate) struct Proxy {
 
 impl Spine {
     pub(crate) async fn start() -> Self {
+        Self::cluster(1).await
+    }
+
+    /// Several servers; `server` is the first, `others` are the rest.
+    pub(crate) async fn cluster(size: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::create(folder.path().join("spine")).unwrap();
-        let params = ServerParams::single(folder.path().join("nats/store"));
-        std::fs::create_dir_all(&params.store_dir).unwrap();
-        let log = Io::File(folder.path().join("nats.log"));
-        let server = Process::start(&server::find().unwrap(), &state, params, log).unwrap();
-        let admin = Admin::connect(&state, &[server.url()]).await.unwrap();
+        let mut all: Vec<_> = (0..size)
+            .map(|n| {
+                let mut params = ServerParams::single(folder.path().join(format!("n{n}/store")));
+                std::fs::create_dir_all(&params.store_dir).unwrap();
+                params.name = format!("n{n}");
+                params.cluster = (size > 1).then(|| ClusterParams {
+                    name: "arqon".to_owned(),
+                    listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                    routes: Vec::new(),
+                });
+                params
+            })
+            .collect();
+        ServerParams::choose_all(&mut all).unwrap();
+        let binary = server::find().unwrap();
+        let servers = all.into_iter().map(|params| {
+            let log = Io::File(folder.path().join(format!("{}.log", params.name)));
+            Process::start(&binary, &state, params, log).unwrap()
+        });
+        let mut servers: Vec<_> = servers.collect();
+        let urls: Vec<_> = servers.iter().map(Process::url).collect();
+        let admin = Admin::connect(&state, &urls).await.unwrap();
         let pool = NodeId::parse("main").unwrap();
-        admin.bootstrap(1, &pool).await.unwrap();
+        admin.bootstrap(size, &pool).await.unwrap();
         let tenant = create(&admin, "acme").await;
         Self {
-            server,
+            server: servers.remove(0),
+            others: servers,
             state,
             admin,
             tenant,

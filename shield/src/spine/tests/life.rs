@@ -92,7 +92,7 @@ async fn shutdown_waits_until_the_server_has_everything() {
 }
 
 /// Starts the control plane of a Shield, and waits until it is informed.
-async fn control(
+pub(super) async fn control(
     spine: &Spine,
     pool: &Arc<SpinePool>,
     metrics: &Metrics,

@@ -141,6 +141,18 @@ async fn silence_is_never_taken_for_an_acknowledgement() {
         .unwrap();
     ear.hears(&Heard::Ack(1)).await;
     spine.server.pause().unwrap();
+    // The signal is on its way when `pause` returns; each thread stops by itself.
+    let tasks = format!("/proc/{}/task", spine.server.pid().unwrap());
+    let stopped = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    };
+    until("every thread of the server is stopped", || {
+        let mut tasks = std::fs::read_dir(&tasks).unwrap();
+        tasks.all(|task| stopped(task.unwrap()))
+    })
+    .await;
     ear.publish_acked(&link, "lobby", "silent", 2)
         .await
         .unwrap();

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use super::super::{testing::*, *};
+use super::{
+    super::{testing::*, *},
+    life,
+};
 
 const ROTATIONS: usize = 200;
 const ROOMS: usize = 3;
@@ -169,5 +172,68 @@ async fn credentials_are_rotated_before_they_expire() {
     ear.hears_texts("lobby", sent).await;
     let expected: Vec<_> = (1..=sent).map(|n| n.to_string()).collect();
     assert_eq!((ear.texts("lobby"), ear.gaps()), (expected, vec![]));
+    assert_eq!(metrics.spine_reconnects.get(), 0);
+}
+
+/// The pool's key is replaced while messages flow: Shields switch when told to,
+/// and only then the old key is withdrawn, so nobody notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pools_key_is_replaced_without_a_loss() {
+    let spine = Spine::start().await;
+    let (pool, link, metrics) = spine.link(spine.params("shield-a")).await;
+    let (_control, _tenants, _context) = life::control(&spine, &pool, &metrics).await;
+    let ear = Ear::new();
+    ear.join(&link, "lobby").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = {
+        let (ear, link, stop) = (ear.clone(), link.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut sent = 0;
+            while !stop.load(Ordering::Relaxed) {
+                sent += 1;
+                let text = sent.to_string();
+                ear.publish(&link, "lobby", &text).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            sent
+        })
+    };
+    let old = pool.fleet_key();
+    let main = arqon_proto::names::NodeId::parse("main").unwrap();
+    let record = spine.admin.rotate_pool_key(&main, PATIENCE, |_| {}).await;
+    let keys = record.unwrap().fleet_keys;
+    assert_eq!(keys, [pool.fleet_key()]);
+    assert_ne!(keys[0], old);
+    stop.store(true, Ordering::Relaxed);
+    let sent: usize = publisher.await.unwrap();
+    ear.hears_texts("lobby", sent).await;
+    let expected: Vec<_> = (1..=sent).map(|n| n.to_string()).collect();
+    assert_eq!((ear.texts("lobby"), ear.gaps()), (expected, vec![]));
+    assert_eq!(metrics.spine_reconnects.get(), 0);
+}
+
+/// A server that is about to stop is left before it cuts anyone off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_in_lame_duck_mode_is_left_in_order() {
+    let spine = Spine::cluster(2).await;
+    let params = SpineParams {
+        servers: vec![spine.server.url(), spine.others[0].url()],
+        ..spine.params("shield-a")
+    };
+    let (_pool, link, metrics) = spine.link(params).await;
+    let ear = Ear::new();
+    ear.join(&link, "lobby").await;
+    let port = || link.shared().publisher.client().unwrap().server_info().port;
+    let before = port();
+    let all = [&spine.server, &spine.others[0]];
+    let used = all
+        .iter()
+        .find(|server| server.params().listen.port() == before);
+    used.unwrap().lame_duck().unwrap();
+    until("another server is used", || port() != before).await;
+    ear.publish_acked(&link, "lobby", "moved", 1).await.unwrap();
+    ear.hears(&Heard::Ack(1)).await;
+    ear.hears_texts("lobby", 1).await;
+    assert_eq!(ear.gaps(), []);
     assert_eq!(metrics.spine_reconnects.get(), 0);
 }
