@@ -64,7 +64,7 @@ async fn a_killed_server_never_yields_a_false_ack() {
                             published,
                             Ok(()) | Err(ErrorCode::SpineUnavailable)
                         ));
-                        if published.is_err() || reference % 16 == 0 {
+                        if published.is_err() || reference.is_multiple_of(16) {
                             tokio::time::sleep(Duration::from_micros(300)).await;
                         }
                     }

@@ -20,7 +20,7 @@ const ROOMS: usize = 3;
 async fn two_hundred_rotations_lose_nothing_while_one_connection_is_slow() {
     let spine = Spine::start().await;
     // Of any two connections one after the other, one is late by 8 ms each way.
-    let late = |n: usize| Duration::from_millis(if n % 2 == 0 { 0 } else { 8 });
+    let late = |n: usize| Duration::from_millis(if n.is_multiple_of(2) { 0 } else { 8 });
     let proxy = Proxy::start(spine.server.url(), late).await;
     let params = |node| SpineParams {
         servers: vec![proxy.url()],
