@@ -1,0 +1,191 @@
+//! A TCP proxy between Shield and NATS that can delay, pause and cut.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What a proxy does with the bytes it gets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weather {
+    /// Nothing passes from the client to the server.
+    up_paused: bool,
+    /// Nothing passes from the server to the client.
+    down_paused: bool,
+    /// Each chunk waits this long, on every second connection only.
+    lag: Duration,
+    /// Counts cuts: a connection that began before the last one is closed.
+    cuts: u64,
+}
+
+/// A running proxy; stops when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where to connect to.
+    pub addr: SocketAddr,
+    weather: watch::Sender<Weather>,
+    refusing: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// A proxy to `upstream` on a free port.
+    ///
+    /// # Errors
+    /// If no port can be listened on.
+    pub async fn start(upstream: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?;
+        let (weather, seen) = watch::channel(Weather::default());
+        let refusing = Arc::new(AtomicBool::new(false));
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(serve(
+            listener,
+            upstream,
+            seen,
+            refusing.clone(),
+            accepted.clone(),
+        ));
+        Ok(Self {
+            addr,
+            weather,
+            refusing,
+            accepted,
+            task,
+        })
+    }
+
+    /// As a NATS address.
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.addr)
+    }
+
+    /// Connections taken so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Holds back what clients send.
+    pub fn pause_up(&self) {
+        self.weather.send_modify(|weather| weather.up_paused = true);
+    }
+
+    /// Holds back what the server sends.
+    pub fn pause_down(&self) {
+        self.weather
+            .send_modify(|weather| weather.down_paused = true);
+    }
+
+    /// Ends both pauses; what was held back passes.
+    pub fn resume(&self) {
+        self.weather.send_modify(|weather| {
+            weather.up_paused = false;
+            weather.down_paused = false;
+        });
+    }
+
+    /// Has each chunk on every second connection wait this long.
+    pub fn slow_every_second(&self, lag: Duration) {
+        self.weather.send_modify(|weather| weather.lag = lag);
+    }
+
+    /// Closes every connection at once; new ones are taken.
+    pub fn cut(&self) {
+        self.weather.send_modify(|weather| weather.cuts += 1);
+    }
+
+    /// Closes new connections at once, or takes them again.
+    pub fn refuse(&self, refuse: bool) {
+        self.refusing.store(refuse, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    weather: watch::Receiver<Weather>,
+    refusing: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        let number = accepted.fetch_add(1, Ordering::SeqCst);
+        if refusing.load(Ordering::SeqCst) {
+            continue;
+        }
+        let weather = weather.clone();
+        connections.spawn(async move {
+            let Ok(server) = TcpStream::connect(upstream).await else {
+                return;
+            };
+            // A proxy that waited for full segments would be a fault of its own.
+            let _ = client.set_nodelay(true);
+            let _ = server.set_nodelay(true);
+            carry(client, server, weather, number % 2 == 1).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn carry(
+    client: TcpStream,
+    server: TcpStream,
+    mut weather: watch::Receiver<Weather>,
+    slow: bool,
+) {
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    let up = pump(client_read, server_write, weather.clone(), slow, |now| {
+        now.up_paused
+    });
+    let down = pump(server_read, client_write, weather.clone(), slow, |now| {
+        now.down_paused
+    });
+    let begun = weather.borrow().cuts;
+    // Whichever way ends first ends the connection, as a reset would.
+    tokio::select! {
+        () = up => {}
+        () = down => {}
+        _ = weather.wait_for(|now| now.cuts > begun) => {}
+    }
+}
+
+async fn pump(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+    slow: bool,
+    paused: fn(&Weather) -> bool,
+) {
+    let mut chunk = vec![0; 16 * 1024];
+    loop {
+        let Ok(len @ 1..) = from.read(&mut chunk).await else {
+            return;
+        };
+        let lag = weather.borrow().lag;
+        if slow && !lag.is_zero() {
+            tokio::time::sleep(lag).await;
+        }
+        if weather.wait_for(|now| !paused(now)).await.is_err() {
+            return;
+        }
+        if to.write_all(&chunk[..len]).await.is_err() {
+            return;
+        }
+    }
+}
