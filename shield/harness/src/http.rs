@@ -83,7 +83,7 @@ pub(crate) async fn read_head(
     ))
 }
 
-async fn read_body(
+pub(crate) async fn read_body(
     stream: &mut (impl AsyncRead + Unpin),
     answer: &Answer,
     mut bytes: Vec<u8>,

@@ -5,15 +5,23 @@
 //! ends when its value is dropped. Stories wait on state ([`eventually!`],
 //! [`within`]) and never assert how long something took.
 
+mod client;
 pub mod http;
 mod jwks;
 mod keys;
 mod patience;
 mod proxy;
+pub mod raw;
+mod shield;
+mod spine;
 mod token;
 
+pub use client::{Client, error_of, text_of};
 pub use jwks::JwksServer;
 pub use keys::{IssuerKey, issuer_key};
 pub use patience::{GLANCE, PATIENCE, within};
 pub use proxy::Proxy;
+pub use raw::RawPeer;
+pub use shield::{ShieldParams, TestShield, metric_at};
+pub use spine::{Spine, TenantParams, TestTenant};
 pub use token::{Token, unix_now};

@@ -32,6 +32,7 @@ pub struct Proxy {
     weather: watch::Sender<Weather>,
     refusing: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -48,18 +49,21 @@ impl Proxy {
         let (weather, seen) = watch::channel(Weather::default());
         let refusing = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(AtomicUsize::new(0));
+        let open = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(serve(
             listener,
             upstream,
             seen,
             refusing.clone(),
             accepted.clone(),
+            open.clone(),
         ));
         Ok(Self {
             addr,
             weather,
             refusing,
             accepted,
+            open,
             task,
         })
     }
@@ -98,9 +102,12 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.lag = lag);
     }
 
-    /// Closes every connection at once; new ones are taken.
-    pub fn cut(&self) {
+    /// Closes every connection; new ones are taken. What a pause held back is lost.
+    pub async fn cut(&self) {
+        self.refuse(true);
         self.weather.send_modify(|weather| weather.cuts += 1);
+        crate::eventually!(self.open.load(Ordering::SeqCst) == 0);
+        self.refuse(false);
     }
 
     /// Closes new connections at once, or takes them again.
@@ -121,6 +128,7 @@ async fn serve(
     weather: watch::Receiver<Weather>,
     refusing: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 ) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -129,14 +137,16 @@ async fn serve(
             continue;
         }
         let weather = weather.clone();
+        let open = open.clone();
+        open.fetch_add(1, Ordering::SeqCst);
         connections.spawn(async move {
-            let Ok(server) = TcpStream::connect(upstream).await else {
-                return;
-            };
-            // A proxy that waited for full segments would be a fault of its own.
-            let _ = client.set_nodelay(true);
-            let _ = server.set_nodelay(true);
-            carry(client, server, weather, number % 2 == 1).await;
+            if let Ok(server) = TcpStream::connect(upstream).await {
+                // A proxy that waited for full segments would be a fault of its own.
+                let _ = client.set_nodelay(true);
+                let _ = server.set_nodelay(true);
+                carry(client, server, weather, number % 2 == 1).await;
+            }
+            open.fetch_sub(1, Ordering::SeqCst);
         });
         while connections.try_join_next().is_some() {}
     }

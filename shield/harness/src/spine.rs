@@ -1,0 +1,271 @@
+//! A whole Spine for one story: keys, a real nats-server, tenants.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+
+use arqon_proto::names::{NodeId, TenantId};
+use arqon_proto::v1;
+use arqon_spine::admin::{Admin, CreateTenant};
+use arqon_spine::connect::{Connection, connect_creds};
+use arqon_spine::control::ControlStore;
+use arqon_spine::server::{self, Io, Process};
+use arqon_spine::server_config::ServerParams;
+use arqon_spine::state::{Role, StateFolder};
+use tempfile::TempDir;
+
+use crate::keys::{IssuerKey, issuer_key};
+use crate::shield::ShieldParams;
+use crate::token::Token;
+use crate::within;
+
+/// The Spine of one story. Dropping it kills the server and deletes its folder.
+#[derive(Debug)]
+pub struct Spine {
+    // First, so that it ends before its folder goes.
+    process: Process,
+    state: StateFolder,
+    folder: TempDir,
+    /// Which key each tenant's issuer has, by id.
+    keys: Mutex<Vec<String>>,
+}
+
+/// A tenant to be made.
+#[derive(Clone, Debug)]
+pub struct TenantParams {
+    /// Its id.
+    pub id: String,
+    /// Its pool.
+    pub pool: String,
+    /// The `iss` it trusts.
+    pub issuer: String,
+    /// The `kid` of the issuer's key.
+    pub kid: String,
+    /// The issuer's key.
+    pub key: &'static IssuerKey,
+    /// Where the issuer's keys are fetched; None: given as PEM.
+    pub jwks_url: Option<String>,
+    /// Its limits.
+    pub limits: v1::TenantLimits,
+}
+
+/// A tenant and what signs its tokens.
+#[derive(Clone, Debug)]
+pub struct TestTenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Its NATS account, `A…`.
+    pub account: String,
+    /// The `iss` it trusts.
+    pub issuer: String,
+    /// The `kid` of the issuer's key.
+    pub kid: String,
+    /// The issuer's key.
+    pub key: &'static IssuerKey,
+}
+
+// === impl Spine ===
+
+impl Spine {
+    /// A fresh Spine with the pool `default` and no tenant.
+    ///
+    /// # Panics
+    /// If there is no usable nats-server, or it does not start.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let state = StateFolder::create(folder.path().join("spine")).expect("fresh keys");
+        let binary = server::find().expect("a nats-server (scripts/setup fetches one)");
+        let store = folder.path().join("nats").join("store");
+        std::fs::create_dir_all(&store).expect("a folder for the server");
+        let log = Io::File(folder.path().join("nats.log"));
+        let process = Process::start(&binary, &state, ServerParams::single(store), log)
+            .expect("nats-server starts");
+        let spine = Self {
+            process,
+            state,
+            folder,
+            keys: Mutex::default(),
+        };
+        spine.create_pool("default").await;
+        spine
+    }
+
+    /// The server's address for NATS clients.
+    pub fn url(&self) -> String {
+        self.process.url()
+    }
+
+    /// The server's socket address.
+    pub fn addr(&self) -> SocketAddr {
+        self.process.params().listen
+    }
+
+    /// The keys.
+    pub fn state(&self) -> &StateFolder {
+        &self.state
+    }
+
+    /// The story's temporary folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Kills the server as a crash would.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("the server is killed");
+    }
+
+    /// Starts it again on the same port.
+    pub fn restart(&mut self) {
+        self.process.restart().expect("the server starts again");
+    }
+
+    /// Freezes it.
+    pub fn freeze(&self) {
+        self.process.pause().expect("the server is stopped");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.resume().expect("the server goes on");
+    }
+
+    /// A new connection of the administrator.
+    pub async fn admin(&self) -> Admin {
+        within("the administrator", Admin::connect(&self.state, &[self.url()]))
+            .await
+            .expect("the administrator connects")
+    }
+
+    /// What a tenant of this id is made of, with an issuer and a key of its own.
+    pub fn tenant_params(&self, id: &str) -> TenantParams {
+        // In order of mention, the same for the same id.
+        let mut keys = self.keys.lock().expect("no story panics here");
+        let index = keys.iter().position(|known| known == id);
+        let index = index.unwrap_or_else(|| {
+            keys.push(id.to_owned());
+            keys.len() - 1
+        });
+        TenantParams {
+            id: id.to_owned(),
+            pool: "default".to_owned(),
+            issuer: format!("https://issuer.test/{id}"),
+            kid: format!("{id}-key"),
+            key: issuer_key(index),
+            jwks_url: None,
+            limits: v1::TenantLimits::default(),
+        }
+    }
+
+    /// A tenant with an issuer and a key of its own.
+    pub async fn tenant(&self, id: &str) -> TestTenant {
+        self.create_tenant(self.tenant_params(id)).await
+    }
+
+    /// A tenant as described.
+    pub async fn create_tenant(&self, params: TenantParams) -> TestTenant {
+        let id = TenantId::parse(&params.id).expect("a tenant id");
+        let keys = match params.jwks_url {
+            Some(url) => v1::issuer::Keys::JwksUrl(url),
+            None => v1::issuer::Keys::Pem(v1::PemKeys {
+                keys: vec![v1::PemKey {
+                    kid: params.kid.clone(),
+                    pem: params.key.public_pem(),
+                }],
+            }),
+        };
+        let issuer = v1::Issuer {
+            iss: params.issuer.clone(),
+            keys: Some(keys),
+            ..v1::Issuer::default()
+        };
+        let create = CreateTenant {
+            id: id.clone(),
+            pool: node(&params.pool),
+            issuers: vec![issuer],
+            limits: params.limits,
+        };
+        let created = within("a tenant", self.admin().await.create_tenant(create))
+            .await
+            .unwrap_or_else(|error| panic!("tenant {id} is created: {error:?}"));
+        TestTenant {
+            id,
+            account: created.record.account,
+            issuer: params.issuer,
+            kid: params.kid,
+            key: params.key,
+        }
+    }
+
+    /// Suspends a tenant.
+    pub async fn suspend(&self, id: &str) {
+        let id = TenantId::parse(id).expect("a tenant id");
+        self.admin().await.suspend(&id).await.expect("suspended");
+    }
+
+    /// Lets a suspended tenant go on.
+    pub async fn resume(&self, id: &str) {
+        let id = TenantId::parse(id).expect("a tenant id");
+        self.admin().await.resume(&id).await.expect("resumed");
+    }
+
+    /// Deletes a tenant.
+    pub async fn delete(&self, id: &str) {
+        let id = TenantId::parse(id).expect("a tenant id");
+        self.admin().await.delete(&id).await.expect("deleted");
+    }
+
+    /// A pool.
+    pub async fn create_pool(&self, name: &str) {
+        self.admin()
+            .await
+            .create_pool(&node(name))
+            .await
+            .expect("a pool is created");
+    }
+
+    /// CONTROL, as the administrator sees it.
+    pub async fn control(&self) -> ControlStore {
+        let creds = self
+            .state
+            .creds(Role::Admin, &node("story"))
+            .expect("the administrator's credentials");
+        ControlStore::new(&self.connect(&creds).await)
+    }
+
+    /// Gives an order to all Shields, or to one.
+    pub async fn order(&self, shield: Option<&str>, order: v1::control::Order) {
+        let shield = shield.map(node);
+        let control = self.control().await;
+        control
+            .send_order(shield.as_ref(), &v1::Control { order: Some(order) })
+            .await
+            .expect("an order is sent");
+        control.flush().await.expect("an order is written");
+    }
+
+    /// A plain NATS connection with the credentials of a file.
+    pub async fn connect(&self, creds: &Path) -> Connection {
+        within("a NATS connection", connect_creds(&[self.url()], creds, "story"))
+            .await
+            .expect("the credentials are accepted")
+    }
+
+    /// A Shield of this Spine, to be changed and started.
+    pub fn shield(&self) -> ShieldParams {
+        ShieldParams::new(self)
+    }
+}
+
+// === impl TestTenant ===
+
+impl TestTenant {
+    /// A valid token of user `alice`, to be changed and signed.
+    pub fn token(&self) -> Token {
+        Token::new(&self.issuer, self.id.as_str(), &self.kid, self.key)
+    }
+}
+
+pub(crate) fn node(name: &str) -> NodeId {
+    NodeId::parse(name).expect("a node's name")
+}

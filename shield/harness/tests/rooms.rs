@@ -1,0 +1,520 @@
+//! What a session may expect of rooms: the protocol, told as stories.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::HashMap;
+
+use arqon_harness::{Client, Spine, TestShield, eventually, text_of, unix_now};
+use arqon_proto::codes::{CloseCode, ErrorCode};
+use arqon_proto::envelope;
+use arqon_proto::names::TwistId;
+use arqon_proto::v1::{Envelope, Join, Opcode, envelope::Body};
+use bytes::Bytes;
+
+fn without_echo() -> Join {
+    Join {
+        echo: Some(false),
+        ..Join::default()
+    }
+}
+
+#[tokio::test]
+async fn a_session_begins_with_welcome() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine
+        .shield()
+        .with(
+            "session.max_payload_bytes = 5000\nsession.max_frame_bytes = 9000\n\
+             session.max_rooms = 7\nsession.max_headers = 3\nsession.max_header_bytes = 99\n\
+             session.heartbeat_secs = 11",
+        )
+        .start()
+        .await;
+    let expires = unix_now() + 300;
+    let token = acme.token().user("zoë ✓").claim("exp", expires).sign();
+    let alice = shield.connect(&token).await;
+    let again = shield.connect(&token).await;
+
+    let welcome = &alice.welcome;
+    assert_eq!(welcome.user, "zoë ✓");
+    assert_eq!(welcome.tenant, "acme");
+    assert_eq!(welcome.protocol_version, 1);
+    assert_eq!(welcome.heartbeat_secs, 11);
+    assert_eq!(welcome.token_expires_at, expires as u64);
+    assert_eq!(welcome.shield_id, "shield-1");
+    assert!(welcome.server_time_ms.abs_diff(unix_now() as u64 * 1_000) < 60_000);
+    assert_ne!(welcome.session_id, again.welcome.session_id);
+    arqon_proto::names::SessionId::parse(&welcome.session_id).unwrap();
+    let limits = welcome.limits.as_ref().unwrap();
+    assert_eq!(
+        (
+            limits.max_payload_bytes,
+            limits.max_frame_bytes,
+            limits.max_rooms,
+            limits.max_headers,
+            limits.max_header_bytes,
+        ),
+        (5_000, 9_000, 7, 3, 99)
+    );
+}
+
+#[tokio::test]
+async fn joined_rooms_are_heard_with_or_without_echo_until_left() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine.shield().start().await;
+    let mut alice = shield.connect(&acme.token().sign()).await;
+    let mut bob = shield.connect(&acme.token().user("bob").sign()).await;
+    let mut carol = shield.connect(&acme.token().user("carol").sign()).await;
+
+    let joined = alice.join_with("lobby", Join::default()).await.unwrap();
+    assert!(joined.echo, "a session hears itself unless it says otherwise");
+    let joined = bob.join_with("lobby", without_echo()).await.unwrap();
+    assert!(!joined.echo);
+    carol.join("lobby.upstairs").await;
+
+    alice.publish("lobby", "all but carol").await;
+    alice.hears("lobby", "all but carol").await;
+    bob.hears("lobby", "all but carol").await;
+    bob.publish("lobby", "bob does not hear this").await;
+    alice.hears("lobby", "bob does not hear this").await;
+    carol.publish("lobby.upstairs", "only upstairs").await;
+    carol.hears("lobby.upstairs", "only upstairs").await;
+
+    // Echo is by session, not by user: Bob's other session hears Bob.
+    let mut bobs_phone = shield.connect(&acme.token().user("bob").sign()).await;
+    bobs_phone.join("lobby").await;
+    bob.publish("lobby", "from my desk").await;
+    bobs_phone.hears("lobby", "from my desk").await;
+    alice.hears("lobby", "from my desk").await;
+
+    // Who left hears nothing more; an answer to PING shows that nothing waits.
+    alice.leave("lobby").await;
+    bobs_phone.publish("lobby", "without alice").await;
+    bob.hears("lobby", "without alice").await;
+    bobs_phone.hears("lobby", "without alice").await;
+    alice.ping().await;
+    carol.ping().await;
+
+    // Back again, the same room works the same.
+    alice.join("lobby").await;
+    bob.publish("lobby", "welcome back").await;
+    alice.hears("lobby", "welcome back").await;
+    bobs_phone.hears("lobby", "welcome back").await;
+    bob.ping().await;
+}
+
+#[tokio::test]
+async fn answers_carry_the_ref_and_the_room_of_their_request() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine.shield().start().await;
+    let mut alice = shield.connect(&acme.token().sign()).await;
+    let answer = |frame: Envelope| (frame.op(), frame.room, frame.r#ref);
+    alice.send(envelope::join("a.b", 70, without_echo())).await;
+    assert_eq!(answer(alice.next().await), (Opcode::Joined, "a.b".into(), 70));
+    alice.send(envelope::publish("a.b", u64::MAX, Bytes::new(), true)).await;
+    assert_eq!(answer(alice.next().await), (Opcode::Ack, "a.b".into(), u64::MAX));
+    alice.send(envelope::publish("c", 71, Bytes::new(), false)).await;
+    assert_eq!(answer(alice.next().await), (Opcode::Error, "c".into(), 71));
+    alice.send(envelope::leave("a.b", 72)).await;
+    let left = alice.next().await;
+    assert!(matches!(&left.body, Some(Body::Left(left)) if left.code == 0));
+    assert_eq!(answer(left), (Opcode::Left, "a.b".into(), 72));
+    let payload = Bytes::from(vec![7; 125]);
+    alice.send(envelope::ping(73, payload.clone())).await;
+    let pong = alice.next().await;
+    assert_eq!(pong.payload, payload);
+    assert_eq!(answer(pong), (Opcode::Pong, String::new(), 73));
+}
+
+#[tokio::test]
+async fn headers_are_stamped_and_the_sender_cannot_be_forged() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine.shield().start().await;
+    let mut alice = shield.connect(&acme.token().sign()).await;
+    let mut bob = shield.connect(&acme.token().user("bob").sign()).await;
+    alice.join_with("lobby", without_echo()).await.unwrap();
+    bob.join("lobby").await;
+
+    // A good X-Twist-ID is kept and acknowledged; what else is ours is made.
+    let twist = TwistId::new().to_string();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let reference = alice
+        .publish_with(
+            "lobby",
+            "one",
+            &[("X-Twist-ID", &twist), ("traceparent", trace), ("colour", "blue")],
+        )
+        .await;
+    let ack = alice.expect(Opcode::Ack).await;
+    assert_eq!(ack.r#ref, reference);
+    assert!(matches!(&ack.body, Some(Body::Ack(ack)) if ack.twist_id == twist));
+    let heard = bob.hears("lobby", "one").await;
+    assert_eq!(heard.headers["X-Twist-ID"], twist);
+    assert_eq!(heard.headers["traceparent"], trace);
+    assert_eq!(heard.headers["colour"], "blue");
+    let stamp = &heard.headers["X-Timestamp"];
+    assert_eq!((stamp.len(), stamp.as_bytes()[10], stamp.ends_with('Z')), (27, b'T', true));
+    let Some(Body::Message(message)) = &heard.body else {
+        panic!("{heard:?}");
+    };
+    let sender = message.sender.as_ref().unwrap();
+    assert_eq!(sender.user, "alice");
+    assert_eq!(sender.session, alice.welcome.session_id);
+    assert_eq!(heard.r#ref, 0, "the publisher's ref is its own");
+
+    // One that is not well formed is replaced, and each message has its own.
+    let mut seen = vec![twist];
+    for forged in ["", "not an id", "00000000-0000-0000-0000-000000000000"] {
+        alice.publish_with("lobby", "two", &[("X-Twist-ID", forged)]).await;
+        let heard = bob.hears("lobby", "two").await;
+        let made = heard.headers["X-Twist-ID"].clone();
+        TwistId::parse(&made).unwrap();
+        assert!(!seen.contains(&made));
+        let ack = alice.expect(Opcode::Ack).await;
+        assert!(matches!(&ack.body, Some(Body::Ack(ack)) if ack.twist_id == made));
+        seen.push(made);
+    }
+
+    // A client has no words for time or sender.
+    for name in ["X-Timestamp", "x-timestamp", "X-Arqon-User", "x-anything"] {
+        alice.publish_with("lobby", "forged", &[(name, "2020-01-01T00:00:00Z")]).await;
+        alice.expect_error(ErrorCode::HeaderReserved).await;
+    }
+    let forged = envelope::message(
+        "lobby",
+        HashMap::from([("X-Timestamp".to_owned(), "2020".to_owned())]).into_iter().collect(),
+        Bytes::from_static(b"as bob"),
+        arqon_proto::v1::Sender { user: "bob".into(), session: bob.welcome.session_id.clone() },
+    );
+    alice.send(forged.clone()).await;
+    alice.expect_error(ErrorCode::UnknownOpcode).await;
+    alice.send(Envelope { op: Opcode::Publish.into(), ..forged }).await;
+    alice.expect_error(ErrorCode::ProtocolMismatch).await;
+
+    // An empty payload and any bytes pass as they are.
+    let bytes: Bytes = (0..=255).collect::<Vec<u8>>().into();
+    for payload in [Bytes::new(), bytes] {
+        alice.send(envelope::publish("lobby", 0, payload.clone(), false)).await;
+        assert_eq!(bob.expect(Opcode::Message).await.payload, payload);
+    }
+}
+
+#[tokio::test]
+async fn tenants_with_the_same_rooms_never_hear_each_other() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let other = spine.tenant("acme-2").await;
+    let shield = spine.shield().start().await;
+    let mut alice = shield.connect(&acme.token().sign()).await;
+    let mut second = shield.connect(&acme.token().sign()).await;
+    let mut eve = shield.connect(&other.token().sign()).await;
+    for room in ["lobby", "acme.lobby", "acme-2.lobby", "a.b.c.d"] {
+        alice.join(room).await;
+        second.join(room).await;
+        eve.join(room).await;
+        for round in 0..20 {
+            let text = format!("{room} {round}");
+            alice.publish(room, &text).await;
+            alice.hears(room, &text).await;
+            second.hears(room, &text).await;
+            // The positive control: what she hears next is her own.
+            eve.publish(room, format!("eve {round}")).await;
+            eve.hears(room, &format!("eve {round}")).await;
+        }
+    }
+    alice.ping().await;
+    second.ping().await;
+    eve.ping().await;
+}
+
+#[tokio::test]
+async fn a_publisher_is_heard_in_order_by_everyone_on_every_shield() {
+    const MESSAGES: usize = 5_000;
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let manifest = "session.queue_max_messages = 100000\nsession.queue_max_bytes = 67108864";
+    let first = spine.shield().with(manifest).start().await;
+    let second = spine.shield().id("shield-2").with(manifest).start().await;
+
+    let mut publishers = Vec::new();
+    for (index, shield) in [&first, &second, &first].into_iter().enumerate() {
+        let user = format!("publisher-{index}");
+        let mut publisher = shield.connect(&acme.token().user(&user).sign()).await;
+        publisher.join_with("lobby", without_echo()).await.unwrap();
+        publishers.push(publisher);
+    }
+    let mut hearers = Vec::new();
+    for shield in [&first, &second] {
+        let mut hearer = shield.connect(&acme.token().user("hearer").sign()).await;
+        hearer.join("lobby").await;
+        hearers.push(hearer);
+    }
+    let count = publishers.len();
+    let mut speaking = Vec::new();
+    for mut publisher in publishers {
+        speaking.push(tokio::spawn(async move {
+            for number in 0..MESSAGES {
+                publisher.publish("lobby", number.to_string()).await;
+            }
+            // What the others said waits unread here; it must not disturb.
+            publisher
+        }));
+    }
+    for mut hearer in hearers {
+        let mut next: HashMap<String, usize> = HashMap::new();
+        for _ in 0..count * MESSAGES {
+            let heard = hearer.expect(Opcode::Message).await;
+            let Some(Body::Message(message)) = &heard.body else {
+                unreachable!("MESSAGE has its body");
+            };
+            let user = message.sender.clone().unwrap().user;
+            let expected = next.entry(user.clone()).or_default();
+            assert_eq!(text_of(&heard), expected.to_string(), "of {user}");
+            *expected += 1;
+        }
+        hearer.ping().await;
+    }
+    for task in speaking {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_shields_on_one_spine_are_one() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let first = spine.shield().start().await;
+    let second = spine.shield().id("shield-2").start().await;
+    let mut alice = first.connect(&acme.token().sign()).await;
+    let mut bob = second.connect(&acme.token().user("bob").sign()).await;
+    assert_eq!(bob.welcome.shield_id, "shield-2");
+    alice.join("lobby").await;
+    // JOINED means that events flow: the first message after it is not lost.
+    for round in 0..50 {
+        bob.join("lobby").await;
+        let text = format!("round {round}");
+        alice.publish("lobby", &text).await;
+        alice.hears("lobby", &text).await;
+        bob.hears("lobby", &text).await;
+        bob.leave("lobby").await;
+    }
+}
+
+#[tokio::test]
+async fn roles_and_room_patterns_say_who_may_do_what() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine.shield().start().await;
+    let connect = |token: arqon_harness::Token| {
+        let shield = &shield;
+        async move { shield.connect(&token.sign()).await }
+    };
+    let mut witness = connect(acme.token().user("witness")).await;
+    for room in ["lobby", "news.de", "news.de.sport", "private"] {
+        witness.join(room).await;
+    }
+    let forbidden = ErrorCode::PublishForbidden;
+
+    // An observer joins and hears, and cannot speak.
+    let mut observer = connect(acme.token().user("observer").role("observer")).await;
+    observer.join("lobby").await;
+    observer.publish_with("lobby", "psst", &[]).await;
+    observer.expect_error(forbidden).await;
+
+    // A user speaks where it is, a service anywhere, an admin as a user.
+    let mut user = connect(acme.token().user("user").role("user")).await;
+    user.publish_with("lobby", "from outside", &[]).await;
+    user.expect_error(ErrorCode::NotJoined).await;
+    let mut service = connect(acme.token().user("service").role("service")).await;
+    service.publish_with("lobby", "an announcement", &[]).await;
+    service.expect(Opcode::Ack).await;
+    witness.hears("lobby", "an announcement").await;
+    observer.hears("lobby", "an announcement").await;
+    let mut admin = connect(acme.token().user("admin").role("admin")).await;
+    admin.join("private").await;
+    admin.publish("private", "as admin").await;
+    admin.hears("private", "as admin").await;
+    witness.hears("private", "as admin").await;
+
+    // Patterns: `*` is one token, a trailing `>` the rest.
+    let mut reader =
+        connect(acme.token().user("reader").join(&["news.*"]).publish(&["news.de"])).await;
+    reader.join("news.de").await;
+    for room in ["lobby", "news", "news.de.sport"] {
+        let refusal = reader.join_with(room, Join::default()).await.unwrap_err();
+        assert_eq!(refusal.name, ErrorCode::JoinForbidden.name(), "{room}");
+    }
+    reader.publish("news.de", "allowed").await;
+    reader.hears("news.de", "allowed").await;
+    witness.hears("news.de", "allowed").await;
+    let mut wide = connect(acme.token().user("wide").join(&["news.>"])).await;
+    wide.join("news.de.sport").await;
+    wide.join("news.de").await;
+    // `rooms` without `publish` publishes nowhere.
+    wide.publish_with("news.de", "no", &[]).await;
+    wide.expect_error(forbidden).await;
+    // A service keeps to its patterns too.
+    let mut sport = acme.token().user("sport").role("service").join(&[]);
+    sport = sport.publish(&["news.*.sport"]);
+    let mut sport = connect(sport).await;
+    sport.publish_with("news.de.sport", "goal", &[]).await;
+    sport.expect(Opcode::Ack).await;
+    wide.hears("news.de.sport", "goal").await;
+    witness.hears("news.de.sport", "goal").await;
+    sport.publish_with("lobby", "goal", &[]).await;
+    sport.expect_error(forbidden).await;
+    let refusal = sport.join_with("news.de.sport", Join::default()).await.unwrap_err();
+    assert_eq!(refusal.name, ErrorCode::JoinForbidden.name());
+
+    // Nothing that was refused was heard.
+    witness.ping().await;
+    observer.ping().await;
+}
+
+async fn refresh(client: &mut Client, token: &str) -> Envelope {
+    let reference = client.reference();
+    client.send(envelope::refresh(reference, token)).await;
+    let answer = client.next().await;
+    assert_eq!(answer.r#ref, reference, "{answer:?}");
+    answer
+}
+
+#[tokio::test]
+async fn refresh_swaps_the_token_of_the_same_user_only() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let other = spine.tenant("other").await;
+    let shield = spine.shield().start().await;
+    let mut alice = shield.connect(&acme.token().ttl(120).sign()).await;
+    let mut bob = shield.connect(&acme.token().user("bob").sign()).await;
+    for room in ["lobby", "news.de", "private"] {
+        alice.join(room).await;
+    }
+    bob.join("lobby").await;
+
+    let expires = unix_now() + 900;
+    let answer = refresh(&mut alice, &acme.token().claim("exp", expires).sign()).await;
+    assert!(
+        matches!(&answer.body, Some(Body::Refreshed(body)) if body.expires_at == expires as u64),
+        "{answer:?}"
+    );
+
+    for (what, token, code) in [
+        ("another user", acme.token().user("bob").sign(), ErrorCode::TokenMismatch),
+        ("another tenant", other.token().sign(), ErrorCode::TokenMismatch),
+        ("expired", acme.token().issued(0).ttl(-10).sign(), ErrorCode::TokenExpired),
+        ("no token", "no token".to_owned(), ErrorCode::TokenMalformed),
+        (
+            "another key",
+            acme.token().signed_by(arqon_harness::issuer_key(7)).sign(),
+            ErrorCode::TokenUntrusted,
+        ),
+    ] {
+        let answer = refresh(&mut alice, &token).await;
+        assert_eq!(answer.op(), Opcode::Error, "{what}: {answer:?}");
+        assert_eq!(arqon_harness::error_of(&answer).name, code.name(), "{what}");
+    }
+    // The session goes on under the token it had.
+    alice.publish("lobby", "still me").await;
+    alice.hears("lobby", "still me").await;
+    bob.hears("lobby", "still me").await;
+
+    // Narrowed rooms: LEFT with a code for each that is no longer covered.
+    let narrow = acme.token().join(&["lobby", "news.>"]).publish(&["lobby"]).sign();
+    let reference = alice.reference();
+    alice.send(envelope::refresh(reference, &narrow)).await;
+    let frames = [alice.next().await, alice.next().await];
+    let left = frames.iter().find(|frame| frame.op() == Opcode::Left).unwrap();
+    assert_eq!(left.room, "private");
+    assert!(
+        matches!(&left.body, Some(Body::Left(left)) if left.name == ErrorCode::JoinForbidden.name()),
+        "{left:?}"
+    );
+    assert!(frames.iter().any(|frame| frame.op() == Opcode::Refreshed), "{frames:?}");
+    alice.publish_with("news.de", "no more", &[]).await;
+    alice.expect_error(ErrorCode::PublishForbidden).await;
+    alice.publish_with("private", "no more", &[]).await;
+    let refused = alice.expect(Opcode::Error).await;
+    let names = [ErrorCode::PublishForbidden.name(), ErrorCode::NotJoined.name()];
+    assert!(names.contains(&arqon_harness::error_of(&refused).name.as_str()), "{refused:?}");
+    alice.publish("lobby", "here I may").await;
+    alice.hears("lobby", "here I may").await;
+    bob.hears("lobby", "here I may").await;
+    bob.ping().await;
+}
+
+#[tokio::test]
+async fn an_expiring_token_is_told_and_its_session_ends_unless_refreshed() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine
+        .shield()
+        .with("tokens.leeway_secs = 0\ntokens.grace_secs = 1")
+        .start()
+        .await;
+    let short = || acme.token().ttl(6);
+    let mut alice = shield.connect(&short().sign()).await;
+    let mut bob = shield.connect(&short().user("bob").sign()).await;
+    alice.join("lobby").await;
+    bob.join("lobby").await;
+
+    for client in [&mut alice, &mut bob] {
+        let told = client.expect(Opcode::TokenExpiring).await;
+        assert!(
+            matches!(&told.body, Some(Body::TokenExpiring(body))
+                if body.expires_at == client.welcome.token_expires_at),
+            "{told:?}"
+        );
+    }
+    let answer = refresh(&mut alice, &acme.token().sign()).await;
+    assert_eq!(answer.op(), Opcode::Refreshed);
+
+    let (code, rest) = bob.closed().await;
+    assert_eq!(code, Some(CloseCode::TokenExpiredClose.number()), "{rest:?}");
+    assert!(unix_now() as u64 >= bob.welcome.token_expires_at, "not before its time");
+    alice.publish("lobby", "I stay").await;
+    alice.hears("lobby", "I stay").await;
+    alice.ping().await;
+}
+
+async fn gauges(shield: &TestShield) -> [f64; 3] {
+    [
+        shield.metric("sessions", "").await,
+        shield.metric("rooms", "").await,
+        shield.metric("tenant_links", "").await,
+    ]
+}
+
+/// Sessions and rooms go as they come: the gauges return to zero.
+#[tokio::test]
+async fn what_ends_leaves_nothing_behind() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine
+        .shield()
+        .with("rooms.linger_secs = 0\nspine.idle_close_secs = 1")
+        .start()
+        .await;
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        let mut client = shield.connect(&acme.token().sign()).await;
+        client.join("lobby").await;
+        client.join(&format!("own.{number}")).await;
+        clients.push(client);
+    }
+    assert_eq!(gauges(&shield).await, [20.0, 21.0, 1.0]);
+    // Some say good-bye, some just go.
+    for (number, client) in clients.into_iter().enumerate() {
+        if number % 2 == 0 {
+            client.into_inner().close().await.unwrap();
+        }
+    }
+    eventually!(gauges(&shield).await == [0.0, 0.0, 0.0], "{:?}", gauges(&shield).await);
+    let mut again = shield.connect(&acme.token().sign()).await;
+    again.join("lobby").await;
+    again.publish("lobby", "as ever").await;
+    again.hears("lobby", "as ever").await;
+}
