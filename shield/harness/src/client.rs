@@ -120,6 +120,14 @@ impl Client {
         }
     }
 
+    /// The next frame, or how the session ended; without a time limit.
+    ///
+    /// # Errors
+    /// As [`arqon_client::Client::recv`].
+    pub async fn recv(&mut self) -> Result<Option<Envelope>, ClientError> {
+        self.inner.recv().await
+    }
+
     /// The next frame, which must be of this kind.
     pub async fn expect(&mut self, opcode: Opcode) -> Envelope {
         let envelope = self.next().await;

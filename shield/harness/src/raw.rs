@@ -100,6 +100,19 @@ impl RawPeer {
         Self::ask(addr, "/v1/socket", &[&authorization]).await
     }
 
+    /// As [`RawPeer::open`], None where nobody listens or it is refused.
+    pub async fn ask_if_listening(addr: SocketAddr, token: &str) -> Option<Self> {
+        match TcpStream::connect(addr).await {
+            Ok(stream) => {
+                let authorization = format!("Authorization: Bearer {token}");
+                Self::ask_over(stream, "/v1/socket", &[&authorization])
+                    .await
+                    .ok()
+            }
+            Err(_) => None,
+        }
+    }
+
     /// Asks for an upgrade with these header lines beside those of [`UPGRADE`].
     ///
     /// # Errors

@@ -86,7 +86,10 @@ impl Spine {
             folder,
             keys: Mutex::default(),
         };
-        spine.create_pool("default").await;
+        let admin = spine.admin().await;
+        within("the first pool", admin.bootstrap(1, &node("default")))
+            .await
+            .expect("buckets and a pool are made");
         spine
     }
 
@@ -238,10 +241,9 @@ impl Spine {
         let shield = shield.map(node);
         let control = self.control().await;
         control
-            .send_order(shield.as_ref(), &v1::Control { order: Some(order) })
+            .send_order(shield.as_ref(), order)
             .await
             .expect("an order is sent");
-        control.flush().await.expect("an order is written");
     }
 
     /// A plain NATS connection with the credentials of a file.

@@ -46,7 +46,7 @@ impl Intruder {
                 self.refusals.remove(at);
                 return;
             }
-            match within(&text, self.connection.events.next()).await {
+            match within(&text, self.connection.events.recv()).await {
                 Some(SpineEvent::ServerError(said)) => self.refusals.push(said),
                 Some(_) => {}
                 None => panic!("the connection ended before the {text}: {:?}", self.refusals),
