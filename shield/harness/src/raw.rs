@@ -100,19 +100,6 @@ impl RawPeer {
         Self::ask(addr, "/v1/socket", &[&authorization]).await
     }
 
-    /// As [`RawPeer::open`], None where nobody listens or it is refused.
-    pub async fn ask_if_listening(addr: SocketAddr, token: &str) -> Option<Self> {
-        match TcpStream::connect(addr).await {
-            Ok(stream) => {
-                let authorization = format!("Authorization: Bearer {token}");
-                Self::ask_over(stream, "/v1/socket", &[&authorization])
-                    .await
-                    .ok()
-            }
-            Err(_) => None,
-        }
-    }
-
     /// Asks for an upgrade with these header lines beside those of [`UPGRADE`].
     ///
     /// # Errors
@@ -129,37 +116,47 @@ impl RawPeer {
     /// # Errors
     /// The answer that refused it.
     pub async fn ask_over(
-        mut stream: impl Stream + 'static,
+        stream: impl Stream + 'static,
         path: &str,
         headers: &[&str],
     ) -> Result<Self, Answer> {
+        within("an HTTP answer", Self::try_ask(stream, path, headers))
+            .await
+            .expect("an HTTP answer comes")
+    }
+
+    /// As [`RawPeer::open`]; None where nobody listens or it is refused.
+    pub async fn open_if_listening(addr: SocketAddr, token: &str) -> Option<Self> {
+        let stream = TcpStream::connect(addr).await.ok()?;
+        let authorization = format!("Authorization: Bearer {token}");
+        Self::try_ask(stream, "/v1/socket", &[&authorization])
+            .await
+            .ok()?
+            .ok()
+    }
+
+    async fn try_ask(
+        mut stream: impl Stream + 'static,
+        path: &str,
+        headers: &[&str],
+    ) -> io::Result<Result<Self, Answer>> {
         let mut request = format!("GET {path} HTTP/1.1\r\nHost: arqon.test\r\n");
         for line in UPGRADE.iter().chain(headers) {
             request.push_str(line);
             request.push_str("\r\n");
         }
         request.push_str("\r\n");
-        within("an HTTP answer", async move {
-            stream
-                .write_all(request.as_bytes())
-                .await
-                .expect("a request is sent");
-            let (mut answer, unread) = http::read_head(&mut stream)
-                .await
-                .expect("an HTTP answer comes");
-            if answer.status != 101 {
-                answer.body = http::read_body(&mut stream, &answer, unread)
-                    .await
-                    .expect("the body comes whole");
-                return Err(answer);
-            }
-            Ok(Self {
-                stream: Box::new(stream),
-                unread,
-                answer,
-            })
-        })
-        .await
+        stream.write_all(request.as_bytes()).await?;
+        let (mut answer, unread) = http::read_head(&mut stream).await?;
+        if answer.status != 101 {
+            answer.body = http::read_body(&mut stream, &answer, unread).await?;
+            return Ok(Err(answer));
+        }
+        Ok(Ok(Self {
+            stream: Box::new(stream),
+            unread,
+            answer,
+        }))
     }
 
     /// Sends bytes as they are.

@@ -574,7 +574,7 @@ async fn a_drain_says_goaway_and_loses_nothing_for_those_who_read() {
                     goaway = true;
                     let Some(Body::Goaway(body)) = &frame.body else { unreachable!() };
                     assert_eq!(body.spread_ms, 1_000);
-                    let refused = RawPeer::ask_if_listening(addr, &acme.token().sign()).await;
+                    let refused = RawPeer::open_if_listening(addr, &acme.token().sign()).await;
                     assert!(refused.is_none(), "no new session while draining");
                 }
                 other => panic!("{other:?}"),
