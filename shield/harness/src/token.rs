@@ -38,7 +38,8 @@ pub fn unix_now() -> i64 {
 // === impl Token ===
 
 impl Token {
-    pub(crate) fn new(issuer: &str, tenant: &str, kid: &str, key: &'static IssuerKey) -> Self {
+    /// A valid token of user `alice`, for ten minutes.
+    pub fn new(issuer: &str, tenant: &str, kid: &str, key: &'static IssuerKey) -> Self {
         let mut token = Self {
             header: Map::new(),
             claims: Map::new(),

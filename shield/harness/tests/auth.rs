@@ -149,12 +149,10 @@ async fn the_token_travels_in_a_header_or_a_subprotocol_and_never_in_the_url() {
     let acme = spine.tenant("acme").await;
     let shield = spine.shield().start().await;
     let good = acme.token().sign();
+    let addr = shield.addr();
     let ask = |path: String, header: String| async move {
-        RawPeer::ask(shield_addr(&shield), &path, &[&header]).await
+        RawPeer::ask(addr, &path, &[&header]).await
     };
-    fn shield_addr(shield: &TestShield) -> std::net::SocketAddr {
-        shield.addr()
-    }
 
     let browser = format!("Sec-WebSocket-Protocol: arqon.v1, arqon.bearer.{good}");
     let mut peer = ask("/v1/socket".into(), browser).await.unwrap();

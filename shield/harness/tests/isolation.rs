@@ -27,7 +27,8 @@ impl Intruder {
 
     async fn minted(spine: &Spine, user: MintedUser) -> Self {
         let options = TenantOptions::default();
-        let opened = connect_tenant(&[spine.url()], user, "intruder", options);
+        let servers = [spine.url()];
+        let opened = connect_tenant(&servers, user, "intruder", options);
         Self::new(within("a NATS connection", opened).await.unwrap())
     }
 

@@ -250,6 +250,11 @@ impl TenantLink {
         key.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The client of the connection in use, below every check of this Shield.
+    pub(super) fn client(&self) -> Option<arqon_spine::nats::Client> {
+        self.shared.publisher.client()
+    }
+
     /// Closes for good, once the server has what was published.
     pub(super) async fn close(&self) {
         self.shared.order(Command::Close);

@@ -190,6 +190,13 @@ impl SpinePool {
         self.fleet_key.load().public().to_owned()
     }
 
+    /// The client of a tenant's connection in use. For tests that step below
+    /// every check of Shield; nothing else has a use for it.
+    #[doc(hidden)]
+    pub fn nats_client(&self, tenant: &TenantId) -> Option<arqon_spine::nats::Client> {
+        self.lock().by_tenant.get(tenant)?.client()
+    }
+
     /// The public fleet key that all connections live by: an older one as long
     /// as a single connection still does, so that nobody withdraws it too early.
     pub fn fleet_key_in_force(&self) -> String {

@@ -137,6 +137,11 @@ impl Publisher {
         }
     }
 
+    /// The client of the connection in place.
+    pub(super) fn client(&self) -> Option<nats::Client> {
+        self.lock().line.as_ref().map(|line| line.client.clone())
+    }
+
     /// Puts another connection in place, or none.
     pub(super) fn set_line(&self, line: Option<Line>) {
         self.lock().put(line);
