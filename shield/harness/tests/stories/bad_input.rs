@@ -1,5 +1,4 @@
 //! Bad input gets a typed answer, and harms neither its session nor a neighbour.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,4 @@
 //! The first thing a person tries: `wscat`, as the README tells.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -1,5 +1,4 @@
 //! What a session may expect of rooms: the protocol, told as stories.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::HashMap;
 

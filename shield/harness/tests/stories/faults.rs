@@ -1,5 +1,4 @@
 //! What breaks, and what must hold while it does.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! What keeps tenants apart is nats-server: every check of ours is stepped
 //! around here, with the very credentials our programs use.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! Who gets in: every wrong token is refused before the upgrade, with the
 //! public code for the client and the exact one in the metrics.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use arqon_harness::http::Answer;
 use arqon_harness::{

@@ -1,5 +1,4 @@
 //! TLS on the public listener.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

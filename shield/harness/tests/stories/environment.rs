@@ -1,6 +1,5 @@
 //! The program as a process: no environment variable changes it, a bad
 //! manifest is reported whole, a signal drains it.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
