@@ -23,7 +23,6 @@ pub struct ShieldParams {
 }
 
 /// A running Shield; dropping it ends it without a drain.
-#[derive(Debug)]
 pub struct TestShield {
     shield: Option<Shield>,
     addr: SocketAddr,

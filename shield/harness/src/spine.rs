@@ -72,6 +72,11 @@ impl Spine {
     /// # Panics
     /// If there is no usable nats-server, or it does not start.
     pub async fn start() -> Self {
+        // Shown with a story that fails. A second story finds it set already.
+        let _ = tracing_subscriber::fmt()
+            .with_test_writer()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+            .try_init();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let state = StateFolder::create(folder.path().join("spine")).expect("fresh keys");
         let binary = server::find().expect("a nats-server (scripts/setup fetches one)");
