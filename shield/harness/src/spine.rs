@@ -128,9 +128,11 @@ impl Spine {
         self.process.restart().expect("the server starts again");
     }
 
-    /// Freezes it.
-    pub fn freeze(&self) {
+    /// Freezes it: when this returns, none of its threads runs any more.
+    pub async fn freeze(&self) {
         self.process.pause().expect("the server is stopped");
+        let pid = self.process.pid().expect("the server runs");
+        crate::eventually!(all_threads_stopped(pid));
     }
 
     /// Lets it go on.
@@ -271,6 +273,17 @@ impl TestTenant {
     pub fn token(&self) -> Token {
         Token::new(&self.issuer, self.id.as_str(), &self.kid, self.key)
     }
+}
+
+/// A stop signal is sent in a moment, and takes effect thread by thread.
+fn all_threads_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        std::fs::read_to_string(thread.path().join("stat"))
+            .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+    })
 }
 
 pub(crate) fn node(name: &str) -> NodeId {

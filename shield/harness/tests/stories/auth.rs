@@ -305,7 +305,10 @@ async fn keys_of_a_jwks_url_rotate_while_shield_runs() {
     // The issuer is down for a while: known keys go on working.
     jwks.fail();
     let fetched = jwks.requests();
-    eventually!(jwks.requests() > fetched);
+    eventually!({
+        shield.connect(&new()).await.ping().await;
+        jwks.requests() > fetched
+    });
     shield.connect(&new()).await.ping().await;
 
     // The issuer withdraws the first key.
