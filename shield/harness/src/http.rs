@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer.
@@ -22,8 +22,19 @@ pub struct Answer {
 /// # Errors
 /// If nothing that looks like HTTP comes back.
 pub async fn get(addr: SocketAddr, path: &str, headers: &[&str]) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(addr).await?;
-    let mut request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n");
+    get_over(TcpStream::connect(addr).await?, path, headers).await
+}
+
+/// As [`get`], over a stream that is open.
+///
+/// # Errors
+/// If nothing that looks like HTTP comes back.
+pub async fn get_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+    headers: &[&str],
+) -> io::Result<Answer> {
+    let mut request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n");
     for header in headers {
         request.push_str(header);
         request.push_str("\r\n");

@@ -7,6 +7,9 @@ use arqon_client::ConnectParams;
 use arqon_shield::app::Shield;
 use arqon_spine::manifest::Manifest;
 use arqon_spine::state::Role;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use toml::{Table, Value};
 
 use crate::client::Client;
@@ -186,13 +189,19 @@ impl TestShield {
 
     /// Whether it says that it is ready.
     pub async fn is_ready(&self) -> bool {
-        match self.tls_ca_pem {
-            // A plain request cannot ask a TLS listener.
-            Some(_) => true,
-            None => http::get(self.addr, "/readyz", &[])
-                .await
-                .is_ok_and(|answer| answer.status == 200),
-        }
+        let answer = match &self.tls_ca_pem {
+            Some(pem) => self.ready_over_tls(pem).await,
+            None => http::get(self.addr, "/readyz", &[]).await,
+        };
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    async fn ready_over_tls(&self, ca_pem: &[u8]) -> std::io::Result<http::Answer> {
+        let config = arqon_client::tls_config(Some(ca_pem)).expect("a certificate");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = TcpStream::connect(self.addr).await?;
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        http::get_over(stream, "/readyz", &[]).await
     }
 
     /// A metric's value now, without its prefix; `label` is its label's value
