@@ -67,7 +67,11 @@ impl Client {
         let reference = self.reference();
         self.send(envelope::join(room, reference, options)).await;
         let answer = self.next().await;
-        assert_eq!((answer.r#ref, answer.room.as_str()), (reference, room), "{answer:?}");
+        assert_eq!(
+            (answer.r#ref, answer.room.as_str()),
+            (reference, room),
+            "{answer:?}"
+        );
         match answer.body {
             Some(Body::Joined(joined)) => Ok(joined),
             Some(Body::Error(error)) => Err(error),
@@ -155,10 +159,16 @@ impl Client {
     /// Asks for a PONG, which must be the next frame: nothing else was waiting.
     pub async fn ping(&mut self) {
         let reference = self.reference();
-        self.send(envelope::ping(reference, Bytes::from_static(b"still there")))
-            .await;
+        self.send(envelope::ping(
+            reference,
+            Bytes::from_static(b"still there"),
+        ))
+        .await;
         let pong = self.expect(Opcode::Pong).await;
-        assert_eq!((pong.r#ref, &pong.payload[..]), (reference, &b"still there"[..]));
+        assert_eq!(
+            (pong.r#ref, &pong.payload[..]),
+            (reference, &b"still there"[..])
+        );
     }
 
     /// Reads to the end of the session: its close code, and the frames before.

@@ -55,7 +55,12 @@ impl IssuerKey {
     pub(crate) fn sign(&self, bytes: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.0.public_modulus_len()];
         self.0
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), bytes, &mut signature)
+            .sign(
+                &RSA_PKCS1_SHA256,
+                &SystemRandom::new(),
+                bytes,
+                &mut signature,
+            )
             .expect("a 2048-bit key signs");
         signature
     }

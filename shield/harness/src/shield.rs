@@ -170,7 +170,11 @@ impl TestShield {
 
     /// How a client connects to it.
     pub fn params(&self, token: &str) -> ConnectParams {
-        let scheme = if self.tls_ca_pem.is_some() { "wss" } else { "ws" };
+        let scheme = if self.tls_ca_pem.is_some() {
+            "wss"
+        } else {
+            "ws"
+        };
         ConnectParams {
             tls_ca_pem: self.tls_ca_pem.clone(),
             ..ConnectParams::new(format!("{scheme}://localhost:{}", self.addr.port()), token)

@@ -142,9 +142,12 @@ impl Spine {
 
     /// A new connection of the administrator.
     pub async fn admin(&self) -> Admin {
-        within("the administrator", Admin::connect(&self.state, &[self.url()]))
-            .await
-            .expect("the administrator connects")
+        within(
+            "the administrator",
+            Admin::connect(&self.state, &[self.url()]),
+        )
+        .await
+        .expect("the administrator connects")
     }
 
     /// What a tenant of this id is made of, with an issuer and a key of its own.
@@ -255,9 +258,12 @@ impl Spine {
 
     /// A plain NATS connection with the credentials of a file.
     pub async fn connect(&self, creds: &Path) -> Connection {
-        within("a NATS connection", connect_creds(&[self.url()], creds, "story"))
-            .await
-            .expect("the credentials are accepted")
+        within(
+            "a NATS connection",
+            connect_creds(&[self.url()], creds, "story"),
+        )
+        .await
+        .expect("the credentials are accepted")
     }
 
     /// A Shield of this Spine, to be changed and started.
@@ -281,8 +287,11 @@ fn all_threads_stopped(pid: u32) -> bool {
         return false;
     };
     threads.flatten().all(|thread| {
-        std::fs::read_to_string(thread.path().join("stat"))
-            .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+        std::fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| {
+            stat.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('T'))
+        })
     })
 }
 

@@ -231,7 +231,10 @@ fn refused(shared: &Shared, text: &str) -> Option<RoomId> {
     };
     let (subject, _) = rest.split_once('"')?;
     warn!(tenant = %shared.tenant, subject, "The Spine refused a subscription");
-    let (_, room) = parse_room_subject(subject).ok()?;
+    let (tenant, room) = parse_room_subject(subject).ok()?;
+    if tenant != shared.tenant {
+        return None;
+    }
     shared.rooms.refuse(&room, ErrorCode::JoinRefused);
     Some(room)
 }

@@ -16,7 +16,11 @@ async fn is_refused(shield: &TestShield, what: &str, headers: &[&str], exact: Er
         Ok(_) => panic!("{what}: accepted"),
     };
     let public = exact.public();
-    assert_eq!(Some(answer.status), public.http_status(), "{what}: {answer:?}");
+    assert_eq!(
+        Some(answer.status),
+        public.http_status(),
+        "{what}: {answer:?}"
+    );
     let body: serde_json::Value = serde_json::from_str(&answer.body)
         .unwrap_or_else(|_| panic!("{what}: the body is JSON: {answer:?}"));
     assert_eq!(body["name"], public.name(), "{what}: {answer:?}");
@@ -27,14 +31,22 @@ async fn is_refused(shield: &TestShield, what: &str, headers: &[&str], exact: Er
     }
     if public != exact {
         let text = format!("{answer:?}");
-        assert!(!text.contains(exact.name()), "{what}: told too much: {text}");
+        assert!(
+            !text.contains(exact.name()),
+            "{what}: told too much: {text}"
+        );
     }
     let now = shield.metric("auth_failures_total", exact.name()).await;
     assert_eq!(now, counted + 1.0, "{what}: {} is counted", exact.name());
     answer
 }
 
-async fn token_is_refused(shield: &TestShield, what: &str, token: &str, exact: ErrorCode) -> Answer {
+async fn token_is_refused(
+    shield: &TestShield,
+    what: &str,
+    token: &str,
+    exact: ErrorCode,
+) -> Answer {
     let authorization = format!("Authorization: Bearer {token}");
     is_refused(shield, what, &[&authorization], exact).await
 }
@@ -52,18 +64,34 @@ async fn each_wrong_token_is_refused_before_the_upgrade_with_its_code() {
     // The control: but for what is wrong with each, they are right.
     shield.connect(&token().sign()).await.ping().await;
     shield
-        .connect(&token().role("observer").not_before(-10).claim("jti", "a-token").sign())
+        .connect(
+            &token()
+                .role("observer")
+                .not_before(-10)
+                .claim("jti", "a-token")
+                .sign(),
+        )
         .await
         .ping()
         .await;
     shield
-        .connect(&token().claim("aud", serde_json::json!(["else", "arqon"])).sign())
+        .connect(
+            &token()
+                .claim("aud", serde_json::json!(["else", "arqon"]))
+                .sign(),
+        )
         .await
         .ping()
         .await;
 
     is_refused(&shield, "no token", &[], E::TokenMissing).await;
-    is_refused(&shield, "empty", &["Authorization: Bearer"], E::TokenMissing).await;
+    is_refused(
+        &shield,
+        "empty",
+        &["Authorization: Bearer"],
+        E::TokenMissing,
+    )
+    .await;
 
     let good = token().sign();
     let (head, rest) = good.split_once('.').unwrap();
@@ -79,51 +107,159 @@ async fn each_wrong_token_is_refused_before_the_upgrade_with_its_code() {
         ("a word", "secret".to_owned(), E::TokenMalformed),
         ("two parts", format!("{head}.{claims}"), E::TokenMalformed),
         ("four parts", format!("{good}.x"), E::TokenMalformed),
-        ("no base64", format!("{head}.%%%.{signature}"), E::TokenMalformed),
-        ("claims are no JSON", format!("{head}.AAAA.{signature}"), E::TokenMalformed),
+        (
+            "no base64",
+            format!("{head}.%%%.{signature}"),
+            E::TokenMalformed,
+        ),
+        (
+            "claims are no JSON",
+            format!("{head}.AAAA.{signature}"),
+            E::TokenMalformed,
+        ),
         ("no iss", token().without("iss").sign(), E::TokenMalformed),
         ("no aud", token().without("aud").sign(), E::TokenMalformed),
         ("no sub", token().without("sub").sign(), E::TokenMalformed),
         ("no exp", token().without("exp").sign(), E::TokenMalformed),
         ("no iat", token().without("iat").sign(), E::TokenMalformed),
-        ("no tenant", token().without("tenant").sign(), E::TokenMalformed),
-        ("sub is a number", token().claim("sub", 5).sign(), E::TokenMalformed),
-        ("exp is a text", token().claim("exp", "tomorrow").sign(), E::TokenMalformed),
+        (
+            "no tenant",
+            token().without("tenant").sign(),
+            E::TokenMalformed,
+        ),
+        (
+            "sub is a number",
+            token().claim("sub", 5).sign(),
+            E::TokenMalformed,
+        ),
+        (
+            "exp is a text",
+            token().claim("exp", "tomorrow").sign(),
+            E::TokenMalformed,
+        ),
         ("an empty sub", token().user("").sign(), E::TokenMalformed),
-        ("a sub of 129 bytes", token().user(&"u".repeat(129)).sign(), E::TokenMalformed),
-        ("a sub with a line end", token().user("al\nice").sign(), E::TokenMalformed),
-        ("an unknown role", token().role("root").sign(), E::TokenMalformed),
-        ("rooms of another shape", token().claim("rooms", "all").sign(), E::TokenMalformed),
-        ("a bad room pattern", token().join(&["a.>.b"]).sign(), E::TokenMalformed),
+        (
+            "a sub of 129 bytes",
+            token().user(&"u".repeat(129)).sign(),
+            E::TokenMalformed,
+        ),
+        (
+            "a sub with a line end",
+            token().user("al\nice").sign(),
+            E::TokenMalformed,
+        ),
+        (
+            "an unknown role",
+            token().role("root").sign(),
+            E::TokenMalformed,
+        ),
+        (
+            "rooms of another shape",
+            token().claim("rooms", "all").sign(),
+            E::TokenMalformed,
+        ),
+        (
+            "a bad room pattern",
+            token().join(&["a.>.b"]).sign(),
+            E::TokenMalformed,
+        ),
         ("expired", token().expired().sign(), E::TokenExpired),
-        ("not yet valid", token().not_before(120).sign(), E::TokenNotYetValid),
-        ("issued in the future", token().issued(120).ttl(300).sign(), E::TokenNotYetValid),
-        ("a life of two days", token().ttl(2 * 86_400).sign(), E::TokenLifetimeTooLong),
-        ("another key", token().signed_by(foreign).sign(), E::TokenWrongKey),
-        ("another tenant's key", token().signed_by(other.key).sign(), E::TokenWrongKey),
-        ("claims exchanged", format!("{head}.{forged_claims}.{signature}"), E::TokenWrongKey),
-        ("no signature", format!("{head}.{claims}."), E::TokenWrongKey),
-        ("signature reversed", format!("{head}.{claims}.{reversed}"), E::TokenWrongKey),
-        ("alg none", token().unsigned().sign(), E::TokenWrongAlgorithm),
-        ("alg NONE", token().unsigned().header("alg", "NONE").sign(), E::TokenWrongAlgorithm),
+        (
+            "not yet valid",
+            token().not_before(120).sign(),
+            E::TokenNotYetValid,
+        ),
+        (
+            "issued in the future",
+            token().issued(120).ttl(300).sign(),
+            E::TokenNotYetValid,
+        ),
+        (
+            "a life of two days",
+            token().ttl(2 * 86_400).sign(),
+            E::TokenLifetimeTooLong,
+        ),
+        (
+            "another key",
+            token().signed_by(foreign).sign(),
+            E::TokenWrongKey,
+        ),
+        (
+            "another tenant's key",
+            token().signed_by(other.key).sign(),
+            E::TokenWrongKey,
+        ),
+        (
+            "claims exchanged",
+            format!("{head}.{forged_claims}.{signature}"),
+            E::TokenWrongKey,
+        ),
+        (
+            "no signature",
+            format!("{head}.{claims}."),
+            E::TokenWrongKey,
+        ),
+        (
+            "signature reversed",
+            format!("{head}.{claims}.{reversed}"),
+            E::TokenWrongKey,
+        ),
+        (
+            "alg none",
+            token().unsigned().sign(),
+            E::TokenWrongAlgorithm,
+        ),
+        (
+            "alg NONE",
+            token().unsigned().header("alg", "NONE").sign(),
+            E::TokenWrongAlgorithm,
+        ),
         (
             "HS256 with the public key",
             token().hmac_with_public_key(acme.key).sign(),
             E::TokenWrongAlgorithm,
         ),
-        ("RS512 in the header", token().header("alg", "RS512").sign(), E::TokenWrongAlgorithm),
-        ("ES256 in the header", token().header("alg", "ES256").sign(), E::TokenWrongAlgorithm),
-        ("another audience", token().claim("aud", "else").sign(), E::TokenWrongAudience),
-        ("another issuer", token().claim("iss", "https://evil.test").sign(), E::TokenWrongIssuer),
+        (
+            "RS512 in the header",
+            token().header("alg", "RS512").sign(),
+            E::TokenWrongAlgorithm,
+        ),
+        (
+            "ES256 in the header",
+            token().header("alg", "ES256").sign(),
+            E::TokenWrongAlgorithm,
+        ),
+        (
+            "another audience",
+            token().claim("aud", "else").sign(),
+            E::TokenWrongAudience,
+        ),
+        (
+            "another issuer",
+            token().claim("iss", "https://evil.test").sign(),
+            E::TokenWrongIssuer,
+        ),
         (
             "the other tenant's issuer",
             other.token().claim("tenant", "acme").sign(),
             E::TokenWrongIssuer,
         ),
         ("an unknown tenant", unknown().sign(), E::TokenUnknownTenant),
-        ("a tenant of no grammar", token().claim("tenant", ">").sign(), E::TokenUnknownTenant),
-        ("a reserved tenant", token().claim("tenant", "sys").sign(), E::TokenUnknownTenant),
-        ("an unknown kid", token().header("kid", "other").sign(), E::TokenUnknownKey),
+        (
+            "a tenant of no grammar",
+            token().claim("tenant", ">").sign(),
+            E::TokenUnknownTenant,
+        ),
+        (
+            "a reserved tenant",
+            token().claim("tenant", "sys").sign(),
+            E::TokenUnknownTenant,
+        ),
+        (
+            "an unknown kid",
+            token().header("kid", "other").sign(),
+            E::TokenUnknownKey,
+        ),
         (
             "issued before the tenant was made",
             token().issued(-7_200).sign(),
@@ -135,8 +271,13 @@ async fn each_wrong_token_is_refused_before_the_upgrade_with_its_code() {
 
     // One answer for all that is not trusted: the same bytes, whoever asks.
     let a = token_is_refused(&shield, "a", &unknown().sign(), E::TokenUnknownTenant).await;
-    let b = token_is_refused(&shield, "b", &token().signed_by(foreign).sign(), E::TokenWrongKey)
-        .await;
+    let b = token_is_refused(
+        &shield,
+        "b",
+        &token().signed_by(foreign).sign(),
+        E::TokenWrongKey,
+    )
+    .await;
     assert_eq!((a.status, a.body), (b.status, b.body));
 
     assert_eq!(shield.metric("sessions_opened_total", "").await, 3.0);
@@ -149,18 +290,24 @@ async fn the_token_travels_in_a_header_or_a_subprotocol_and_never_in_the_url() {
     let shield = spine.shield().start().await;
     let good = acme.token().sign();
     let addr = shield.addr();
-    let ask = |path: String, header: String| async move {
-        RawPeer::ask(addr, &path, &[&header]).await
-    };
+    let ask =
+        |path: String, header: String| async move { RawPeer::ask(addr, &path, &[&header]).await };
 
     let browser = format!("Sec-WebSocket-Protocol: arqon.v1, arqon.bearer.{good}");
     let mut peer = ask("/v1/socket".into(), browser).await.unwrap();
-    assert_eq!(peer.answer.header("sec-websocket-protocol"), Some("arqon.v1"));
+    assert_eq!(
+        peer.answer.header("sec-websocket-protocol"),
+        Some("arqon.v1")
+    );
     assert_eq!(peer.envelope().await.op(), Opcode::Welcome);
 
     let lower = format!("authorization: bearer {good}");
     let mut peer = ask("/v1/socket".into(), lower).await.unwrap();
-    assert_eq!(peer.answer.header("sec-websocket-protocol"), None, "none was offered");
+    assert_eq!(
+        peer.answer.header("sec-websocket-protocol"),
+        None,
+        "none was offered"
+    );
     assert_eq!(peer.envelope().await.op(), Opcode::Welcome);
     // The handshake answers the client's key (the example of RFC 6455).
     assert_eq!(
@@ -215,7 +362,11 @@ async fn a_suspended_tenant_is_told_so_only_after_a_valid_signature() {
     spine.suspend("acme").await;
     let (code, _) = alice.closed().await;
     assert_eq!(code, Some(4501), "live sessions end with TENANT_GONE");
-    eventually!(RawPeer::open(shield.addr(), &acme.token().sign()).await.is_err());
+    eventually!(
+        RawPeer::open(shield.addr(), &acme.token().sign())
+            .await
+            .is_err()
+    );
     let suspended = ErrorCode::TenantSuspended;
     let answer = token_is_refused(&shield, "good", &acme.token().sign(), suspended).await;
     assert_eq!(answer.status, 403);
@@ -229,7 +380,11 @@ async fn a_suspended_tenant_is_told_so_only_after_a_valid_signature() {
     bob.publish("lobby", "still here").await;
     bob.hears("lobby", "still here").await;
     spine.resume("acme").await;
-    eventually!(RawPeer::open(shield.addr(), &acme.token().sign()).await.is_ok());
+    eventually!(
+        RawPeer::open(shield.addr(), &acme.token().sign())
+            .await
+            .is_ok()
+    );
     let mut alice = shield.connect(&acme.token().sign()).await;
     alice.join("lobby").await;
     alice.publish("lobby", "back").await;
@@ -255,7 +410,11 @@ async fn a_deleted_tenant_ends_and_a_new_one_of_its_name_refuses_old_tokens() {
     let issued = arqon_harness::unix_now();
     eventually!(arqon_harness::unix_now() > issued + 1);
     let again = spine.tenant("acme").await;
-    eventually!(RawPeer::open(shield.addr(), &again.token().sign()).await.is_ok());
+    eventually!(
+        RawPeer::open(shield.addr(), &again.token().sign())
+            .await
+            .is_ok()
+    );
     token_is_refused(&shield, "old", &old, ErrorCode::TokenBeforeTenant).await;
     let mut alice = shield.connect(&again.token().sign()).await;
     alice.join("lobby").await;
@@ -286,7 +445,11 @@ async fn keys_of_a_jwks_url_rotate_while_shield_runs() {
     for _ in 0..20 {
         shield.connect(&acme.token().sign()).await.ping().await;
     }
-    assert_eq!(jwks.requests(), 1, "the document is not fetched once per request");
+    assert_eq!(
+        jwks.requests(),
+        1,
+        "the document is not fetched once per request"
+    );
 
     // A storm of tokens with a kid that nobody has does not become a storm of fetches.
     let unknown = acme.token().header("kid", "nobody").sign();
@@ -313,7 +476,11 @@ async fn keys_of_a_jwks_url_rotate_while_shield_runs() {
 
     // The issuer withdraws the first key.
     jwks.publish(&[("two", second)]);
-    eventually!(RawPeer::open(shield.addr(), &acme.token().sign()).await.is_err());
+    eventually!(
+        RawPeer::open(shield.addr(), &acme.token().sign())
+            .await
+            .is_err()
+    );
     shield.connect(&new()).await.ping().await;
 }
 
@@ -330,8 +497,13 @@ async fn a_tenant_whose_keys_cannot_be_fetched_is_not_served_and_holds_up_nobody
         .await;
     let acme = spine.tenant("acme").await;
     let shield = spine.shield().start().await;
-    token_is_refused(&shield, "broken", &broken.token().sign(), ErrorCode::TokenKeysUnavailable)
-        .await;
+    token_is_refused(
+        &shield,
+        "broken",
+        &broken.token().sign(),
+        ErrorCode::TokenKeysUnavailable,
+    )
+    .await;
     shield.connect(&acme.token().sign()).await.ping().await;
 }
 
@@ -341,7 +513,10 @@ async fn a_shield_serves_the_tenants_of_its_pool_only() {
     spine.create_pool("north").await;
     let acme = spine.tenant("acme").await;
     let polar = spine
-        .create_tenant(TenantParams { pool: "north".into(), ..spine.tenant_params("polar") })
+        .create_tenant(TenantParams {
+            pool: "north".into(),
+            ..spine.tenant_params("polar")
+        })
         .await;
     let shield = spine.shield().start().await;
     let north = spine.shield().id("shield-n").pool("north").start().await;

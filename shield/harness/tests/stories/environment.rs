@@ -46,7 +46,9 @@ fn essence(log: &str) -> Vec<String> {
             let record: serde_json::Value =
                 serde_json::from_str(line).unwrap_or_else(|_| panic!("JSON log: {line}"));
             let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-            let message = [&record["fields"]["message"], &record["message"]].map(text).concat();
+            let message = [&record["fields"]["message"], &record["message"]]
+                .map(text)
+                .concat();
             format!("{} {message}", text(&record["level"]))
         })
         .collect();
@@ -82,7 +84,9 @@ async fn run(spine: &Spine, tenant: &TestTenant, variables: &[(&str, &str)]) -> 
         &log,
     );
     eventually!(
-        http::get(public, "/readyz", &[]).await.is_ok_and(|answer| answer.status == 200),
+        http::get(public, "/readyz", &[])
+            .await
+            .is_ok_and(|answer| answer.status == 200),
         "{}",
         program.log()
     );
@@ -110,15 +114,25 @@ async fn no_environment_variable_changes_shield() {
     for log in [&plain, &hostile] {
         assert!(!log.contains("secret words"), "a payload in the log: {log}");
         assert!(!log.contains("eyJ"), "a token in the log: {log}");
-        assert!(!log.contains("\"level\":\"DEBUG\"") && !log.contains("TRACE"), "{log}");
+        assert!(
+            !log.contains("\"level\":\"DEBUG\"") && !log.contains("TRACE"),
+            "{log}"
+        );
     }
 }
 
 fn fails(folder: &Path, manifest: &str) -> (Option<i32>, String) {
     let path = folder.join("bad.toml");
     std::fs::write(&path, manifest).unwrap();
-    let output = Command::new(shield_program()).arg("--config").arg(&path).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let output = Command::new(shield_program())
+        .arg("--config")
+        .arg(&path)
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 #[test]
@@ -126,7 +140,10 @@ fn five_mistakes_in_a_manifest_are_five_problems_and_no_open_port() {
     let folder = tempfile::tempdir().unwrap();
     let (public, admin) = (free_addr(), free_addr());
     // Held by us: one who opened them would fail on that instead.
-    let _held = (TcpListener::bind(public).unwrap(), TcpListener::bind(admin).unwrap());
+    let _held = (
+        TcpListener::bind(public).unwrap(),
+        TcpListener::bind(admin).unwrap(),
+    );
     let (code, text) = fails(
         folder.path(),
         &format!(
@@ -139,14 +156,25 @@ fn five_mistakes_in_a_manifest_are_five_problems_and_no_open_port() {
         ),
     );
     assert_eq!(code, Some(64), "{text}");
-    let keys =
-        ["node.id", "spine.servers", "spine.control_creds_file", "session.max_rooms", "sesion"];
+    let keys = [
+        "node.id",
+        "spine.servers",
+        "spine.control_creds_file",
+        "session.max_rooms",
+        "sesion",
+    ];
     for key in keys {
         assert!(text.contains(key), "{key} is not in:\n{text}");
     }
     let problems = text.lines().filter(|line| line.starts_with("  ")).count();
-    assert!(problems == 5 || problems == 6, "{problems} problems:\n{text}");
-    assert!(text.contains("session"), "a misspelt section is told the right one:\n{text}");
+    assert!(
+        problems == 5 || problems == 6,
+        "{problems} problems:\n{text}"
+    );
+    assert!(
+        text.contains("session"),
+        "a misspelt section is told the right one:\n{text}"
+    );
 
     let (code, text) = fails(folder.path(), "this is no TOML");
     assert_eq!(code, Some(64), "{text}");
@@ -162,13 +190,22 @@ async fn a_port_that_is_taken_is_named_and_nothing_is_left_running() {
     let spine = Spine::start().await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
-    let manifest = spine.shield().with(&format!("listen.public = \"{addr}\"")).write();
+    let manifest = spine
+        .shield()
+        .with(&format!("listen.public = \"{addr}\""))
+        .write();
     let log = spine.folder().join("shield.log");
-    let mut program =
-        Program::start(Command::new(shield_program()).arg("--config").arg(manifest), &log);
+    let mut program = Program::start(
+        Command::new(shield_program()).arg("--config").arg(manifest),
+        &log,
+    );
     let status = program.wait().await;
     assert_eq!(status.code(), Some(1), "{}", program.log());
-    assert!(program.log().contains(&addr.to_string()), "{}", program.log());
+    assert!(
+        program.log().contains(&addr.to_string()),
+        "{}",
+        program.log()
+    );
 }
 
 #[tokio::test]
@@ -179,13 +216,19 @@ async fn a_shield_waits_for_its_spine_and_is_not_ready_before() {
     let (public, admin) = (free_addr(), free_addr());
     let manifest = spine
         .shield()
-        .with(&format!("listen.public = \"{public}\"\nlisten.admin = \"{admin}\""))
+        .with(&format!(
+            "listen.public = \"{public}\"\nlisten.admin = \"{admin}\""
+        ))
         .write();
     let log = spine.folder().join("shield.log");
-    let _program =
-        Program::start(Command::new(shield_program()).arg("--config").arg(manifest), &log);
+    let _program = Program::start(
+        Command::new(shield_program()).arg("--config").arg(manifest),
+        &log,
+    );
     eventually!(http::get(public, "/healthz", &[]).await.is_ok());
-    let answer = within("an answer", http::get(public, "/readyz", &[])).await.unwrap();
+    let answer = within("an answer", http::get(public, "/readyz", &[]))
+        .await
+        .unwrap();
     assert_eq!(answer.status, 503, "{answer:?}");
     let authorization = format!("Authorization: Bearer {}", acme.token().sign());
     let refused = arqon_harness::RawPeer::ask(public, "/v1/socket", &[&authorization]).await;
@@ -196,7 +239,9 @@ async fn a_shield_waits_for_its_spine_and_is_not_ready_before() {
 
     spine.restart();
     eventually!(
-        http::get(public, "/readyz", &[]).await.is_ok_and(|answer| answer.status == 200)
+        http::get(public, "/readyz", &[])
+            .await
+            .is_ok_and(|answer| answer.status == 200)
     );
     say_something(public, &acme).await.ping().await;
 }

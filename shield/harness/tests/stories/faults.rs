@@ -66,11 +66,21 @@ struct Observer {
 impl Observer {
     async fn new(spine: &Spine, tenant: &TestTenant) -> Self {
         let ttl = Duration::from_secs(3_600);
-        let user = spine.admin().await.creds(&tenant.id, true, ttl).await.unwrap();
+        let user = spine
+            .admin()
+            .await
+            .creds(&tenant.id, true, ttl)
+            .await
+            .unwrap();
         let options = TenantOptions::default();
-        let connection =
-            connect_tenant(&[spine.url()], user, "observer", options).await.unwrap();
-        let mut messages = connection.client.subscribe(format!("{}.>", tenant.id)).await.unwrap();
+        let connection = connect_tenant(&[spine.url()], user, "observer", options)
+            .await
+            .unwrap();
+        let mut messages = connection
+            .client
+            .subscribe(format!("{}.>", tenant.id))
+            .await
+            .unwrap();
         // A round trip: from here on it misses nothing.
         let own = subjects::barrier(&connection.user);
         let mut barrier = connection.client.subscribe(own.clone()).await.unwrap();
@@ -102,7 +112,9 @@ impl Drop for Observer {
 }
 
 async fn service(shield: &TestShield, tenant: &TestTenant, user: &str) -> Client {
-    shield.connect(&tenant.token().user(user).role("service").sign()).await
+    shield
+        .connect(&tenant.token().user(user).role("service").sign())
+        .await
 }
 
 #[tokio::test]
@@ -124,7 +136,11 @@ async fn an_ack_is_never_false_when_the_spine_is_lost_between_publish_and_ack() 
         proxy.pause_up();
         let mut refs = Vec::new();
         for number in 0..=round {
-            refs.push(alice.publish_with("lobby", format!("held {number}"), &[]).await);
+            refs.push(
+                alice
+                    .publish_with("lobby", format!("held {number}"), &[])
+                    .await,
+            );
         }
         alice.ping().await;
         if round % 3 == 0 {
@@ -133,7 +149,10 @@ async fn an_ack_is_never_false_when_the_spine_is_lost_between_publish_and_ack() 
         proxy.cut().await;
         proxy.resume();
         for (reference, outcome) in outcomes(&mut alice, &refs).await {
-            assert!(outcome.is_err(), "round {round}: false ACK of {reference}: {outcome:?}");
+            assert!(
+                outcome.is_err(),
+                "round {round}: false ACK of {reference}: {outcome:?}"
+            );
         }
         if round % 3 == 0 {
             spine.restart();
@@ -144,7 +163,9 @@ async fn an_ack_is_never_false_when_the_spine_is_lost_between_publish_and_ack() 
         let observer = Observer::new(&spine, &acme).await;
         let twist = arqon_proto::names::TwistId::new().to_string();
         proxy.pause_down();
-        let reference = alice.publish_with("lobby", "kept", &[("X-Twist-ID", &twist)]).await;
+        let reference = alice
+            .publish_with("lobby", "kept", &[("X-Twist-ID", &twist)])
+            .await;
         eventually!(observer.saw(&twist));
         if round % 3 == 1 {
             spine.kill();
@@ -165,25 +186,40 @@ async fn an_ack_is_never_false_when_the_spine_is_lost_between_publish_and_ack() 
     for round in 0..30 {
         let mut refs = Vec::new();
         for number in 0..60 {
-            refs.push(alice.publish_with("lobby", format!("stream {number}"), &[]).await);
+            refs.push(
+                alice
+                    .publish_with("lobby", format!("stream {number}"), &[])
+                    .await,
+            );
             if number == 10 + round {
                 proxy.cut().await;
             }
         }
         let outcomes = outcomes(&mut alice, &refs).await;
         for twist in outcomes.values().flatten() {
-            eventually!(observer.saw(twist), "round {round}: {twist} was acknowledged");
+            eventually!(
+                observer.saw(twist),
+                "round {round}: {twist} was acknowledged"
+            );
         }
         until_acknowledged(&mut alice, "lobby").await;
     }
-    assert_eq!(shield.metric("sessions_opened_total", "").await, 1.0, "the session lived on");
+    assert_eq!(
+        shield.metric("sessions_opened_total", "").await,
+        1.0,
+        "the session lived on"
+    );
 }
 
 #[tokio::test]
 async fn a_spine_that_answers_too_late_gets_no_late_ack() {
     let spine = Spine::start().await;
     let acme = spine.tenant("acme").await;
-    let shield = spine.shield().with("spine.ack_timeout_ms = 300").start().await;
+    let shield = spine
+        .shield()
+        .with("spine.ack_timeout_ms = 300")
+        .start()
+        .await;
     let mut alice = service(&shield, &acme, "alice").await;
     alice.join_with("lobby", without_echo()).await.unwrap();
     for _ in 0..5 {
@@ -191,7 +227,10 @@ async fn a_spine_that_answers_too_late_gets_no_late_ack() {
         spine.freeze().await;
         let reference = alice.publish_with("lobby", "anyone?", &[]).await;
         let outcome = outcomes(&mut alice, &[reference]).await;
-        assert_eq!(outcome[&reference], Err(ErrorCode::AckUnknown.name().to_owned()));
+        assert_eq!(
+            outcome[&reference],
+            Err(ErrorCode::AckUnknown.name().to_owned())
+        );
         spine.thaw();
     }
     until_acknowledged(&mut alice, "lobby").await;
@@ -335,7 +374,11 @@ impl Traffic {
             let client = service(shield, tenant, &user).await;
             speakers.push((user, speak_acknowledged(client, "lobby", stop.clone())));
         }
-        Self { stop, speakers, hearers }
+        Self {
+            stop,
+            speakers,
+            hearers,
+        }
     }
 
     /// Ends it: everyone heard everything, once and in order.
@@ -368,7 +411,9 @@ async fn two_hundred_forced_rotations_lose_nothing_repeat_nothing_and_keep_order
     for rotation in 0..ROTATIONS {
         if rotation < 10 {
             // As an administrator would: by an order to all Shields.
-            let order = arqon_proto::v1::RotateCredentials { tenant: "acme".to_owned() };
+            let order = arqon_proto::v1::RotateCredentials {
+                tenant: "acme".to_owned(),
+            };
             spine.order(None, Order::RotateCredentials(order)).await;
             for shield in [&first, &second] {
                 eventually!(shield.metric("rotations_total", "ok").await > rotation as f64);
@@ -383,11 +428,17 @@ async fn two_hundred_forced_rotations_lose_nothing_repeat_nothing_and_keep_order
     }
     let said = traffic.end().await;
     for shield in [&first, &second] {
-        assert_eq!(shield.metric("rotations_total", "ok").await, ROTATIONS as f64);
+        assert_eq!(
+            shield.metric("rotations_total", "ok").await,
+            ROTATIONS as f64
+        );
         assert_eq!(shield.metric("rotations_total", "failed").await, 0.0);
         assert_eq!(shield.metric("spine_reconnects_total", "").await, 0.0);
     }
-    assert!(said > ROTATIONS as u64, "{said} messages during {ROTATIONS} rotations");
+    assert!(
+        said > ROTATIONS as u64,
+        "{said} messages during {ROTATIONS} rotations"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -410,7 +461,11 @@ async fn a_pools_key_is_replaced_under_live_publishers() {
     .unwrap_or_else(|error| panic!("{error:?} after {steps:?}"));
     traffic.end().await;
     for shield in [&first, &second] {
-        assert_eq!(shield.metric("spine_reconnects_total", "").await, 0.0, "{steps:?}");
+        assert_eq!(
+            shield.metric("spine_reconnects_total", "").await,
+            0.0,
+            "{steps:?}"
+        );
     }
 
     // The old key opens nothing any more, the new one does.
@@ -430,7 +485,11 @@ async fn a_pools_key_is_replaced_under_live_publishers() {
 async fn short_lived_credentials_rotate_by_themselves_before_they_expire() {
     let spine = Spine::start().await;
     let acme = spine.tenant("acme").await;
-    let shield = spine.shield().with("spine.user_ttl_secs = 10").start().await;
+    let shield = spine
+        .shield()
+        .with("spine.user_ttl_secs = 10")
+        .start()
+        .await;
     let traffic = Traffic::over(&[&shield], &acme).await;
     eventually!(shield.metric("rotations_total", "ok").await >= 2.0);
     traffic.end().await;
@@ -441,11 +500,20 @@ async fn short_lived_credentials_rotate_by_themselves_before_they_expire() {
 async fn stalled(shield: &TestShield, tenant: &TestTenant) -> RawPeer {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
-    let stream = within("a connection", socket.connect(shield.addr())).await.unwrap();
-    let authorization = format!("Authorization: Bearer {}", tenant.token().user("slow").sign());
-    let mut peer = RawPeer::ask_over(stream, "/v1/socket", &[&authorization]).await.unwrap();
+    let stream = within("a connection", socket.connect(shield.addr()))
+        .await
+        .unwrap();
+    let authorization = format!(
+        "Authorization: Bearer {}",
+        tenant.token().user("slow").sign()
+    );
+    let mut peer = RawPeer::ask_over(stream, "/v1/socket", &[&authorization])
+        .await
+        .unwrap();
     assert_eq!(peer.envelope().await.op(), Opcode::Welcome);
-    peer.send_envelope(&envelope::join("lobby", 1, Join::default())).await.unwrap();
+    peer.send_envelope(&envelope::join("lobby", 1, Join::default()))
+        .await
+        .unwrap();
     assert_eq!(peer.envelope().await.op(), Opcode::Joined);
     peer
 }
@@ -478,7 +546,10 @@ async fn a_slow_reader_is_closed_with_4002_and_its_neighbours_notice_nothing() {
     // It learns why, once it reads again.
     let mut expected = 0;
     let code = loop {
-        let frame = slow.frame().await.expect("a close frame comes before the end");
+        let frame = slow
+            .frame()
+            .await
+            .expect("a close frame comes before the end");
         match frame.opcode {
             op::CLOSE => break u16::from_be_bytes([frame.payload[0], frame.payload[1]]),
             op::BINARY => {
@@ -494,7 +565,10 @@ async fn a_slow_reader_is_closed_with_4002_and_its_neighbours_notice_nothing() {
     assert_eq!(code, CloseCode::SlowReader.number());
     assert!(expected < number);
     eventually!(shield.metric("sessions", "").await == 1.0);
-    assert_eq!(shield.metric("sessions_closed_total", "SLOW_READER").await, 1.0);
+    assert_eq!(
+        shield.metric("sessions_closed_total", "SLOW_READER").await,
+        1.0
+    );
     bob.ping().await;
 }
 
@@ -531,17 +605,29 @@ async fn with_drop_oldest_a_slow_reader_is_told_how_many_it_missed() {
                 expected = got + 1;
             }
             Some(Body::Gap(gap)) => {
-                assert_eq!((frame.room.as_str(), gap.reason()), ("lobby", GapReason::SlowReader));
+                assert_eq!(
+                    (frame.room.as_str(), gap.reason()),
+                    ("lobby", GapReason::SlowReader)
+                );
                 expected += gap.missed.unwrap();
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((expected, missed), (number, 0), "each loss was told, neither more nor less");
+    assert_eq!(
+        (expected, missed),
+        (number, 0),
+        "each loss was told, neither more nor less"
+    );
     // The session lives on.
-    slow.send_envelope(&envelope::publish("lobby", 0, Bytes::from_static(b"here"), false))
-        .await
-        .unwrap();
+    slow.send_envelope(&envelope::publish(
+        "lobby",
+        0,
+        Bytes::from_static(b"here"),
+        false,
+    ))
+    .await
+    .unwrap();
     bob.hears("lobby", "here").await;
     assert_eq!(text_of(&slow.envelope().await), "here");
 }
@@ -576,7 +662,9 @@ async fn a_drain_says_goaway_and_loses_nothing_for_those_who_read() {
                 }
                 Opcode::Goaway => {
                     goaway = true;
-                    let Some(Body::Goaway(body)) = &frame.body else { unreachable!() };
+                    let Some(Body::Goaway(body)) = &frame.body else {
+                        unreachable!()
+                    };
                     assert_eq!(body.spread_ms, 1_000);
                     let refused = RawPeer::open_if_listening(addr, &acme.token().sign()).await;
                     assert!(refused.is_none(), "no new session while draining");
@@ -591,9 +679,15 @@ async fn a_drain_says_goaway_and_loses_nothing_for_those_who_read() {
     assert_eq!(code, Some(CloseCode::GoingAway));
     let (code, frames) = idle.closed().await;
     assert_eq!(code, Some(CloseCode::GoingAway.number()));
-    assert_eq!(frames.iter().map(Envelope::op).collect::<Vec<_>>(), [Opcode::Goaway]);
+    assert_eq!(
+        frames.iter().map(Envelope::op).collect::<Vec<_>>(),
+        [Opcode::Goaway]
+    );
     within("the drain to end", draining).await.unwrap();
-    assert!(http::get(addr, "/healthz", &[]).await.is_err(), "it listens no more");
+    assert!(
+        http::get(addr, "/healthz", &[]).await.is_err(),
+        "it listens no more"
+    );
 
     stop.store(true, Ordering::SeqCst);
     let said = within("the publisher", speaking).await.unwrap();
@@ -608,9 +702,17 @@ async fn a_drain_says_goaway_and_loses_nothing_for_those_who_read() {
 async fn a_client_that_went_silent_is_closed_after_two_heartbeats() {
     let spine = Spine::start().await;
     let acme = spine.tenant("acme").await;
-    let shield = spine.shield().with("session.heartbeat_secs = 1").start().await;
-    let mut dead = RawPeer::open(shield.addr(), &acme.token().sign()).await.unwrap();
-    let mut alive = RawPeer::open(shield.addr(), &acme.token().sign()).await.unwrap();
+    let shield = spine
+        .shield()
+        .with("session.heartbeat_secs = 1")
+        .start()
+        .await;
+    let mut dead = RawPeer::open(shield.addr(), &acme.token().sign())
+        .await
+        .unwrap();
+    let mut alive = RawPeer::open(shield.addr(), &acme.token().sign())
+        .await
+        .unwrap();
     assert_eq!(alive.envelope().await.op(), Opcode::Welcome);
     let answering = tokio::spawn(async move {
         let mut answered = 0;
@@ -637,9 +739,14 @@ async fn a_client_that_went_silent_is_closed_after_two_heartbeats() {
 
 /// A frame as another Shield would have published it.
 fn foreign(number: u64) -> Bytes {
-    let sender = Sender { user: "far".into(), session: arqon_proto::names::SessionId::new().to_string() };
+    let sender = Sender {
+        user: "far".into(),
+        session: arqon_proto::names::SessionId::new().to_string(),
+    };
     let text = Bytes::from(number.to_string());
-    envelope::message("lobby", BTreeMap::new(), text, sender).encode_to_vec().into()
+    envelope::message("lobby", BTreeMap::new(), text, sender)
+        .encode_to_vec()
+        .into()
 }
 
 #[tokio::test]
@@ -651,17 +758,32 @@ async fn numbers_of_a_publishing_shield_that_jump_repeat_or_restart_are_understo
     alice.join("lobby").await;
     // One who may write into the tenant plays a Shield far away.
     let ttl = Duration::from_secs(600);
-    let user = spine.admin().await.creds(&acme.id, true, ttl).await.unwrap();
+    let user = spine
+        .admin()
+        .await
+        .creds(&acme.id, true, ttl)
+        .await
+        .unwrap();
     let options = TenantOptions::default();
-    let far = connect_tenant(&[spine.url()], user, "far", options).await.unwrap();
+    let far = connect_tenant(&[spine.url()], user, "far", options)
+        .await
+        .unwrap();
     let publish = async |header: &'static str, origin: String, payload: Bytes| {
         let mut headers = HeaderMap::new();
         headers.insert(header, origin);
-        far.client.publish_with_headers("acme.lobby", headers, payload).await.unwrap();
+        far.client
+            .publish_with_headers("acme.lobby", headers, payload)
+            .await
+            .unwrap();
     };
     let (one, two) = ("00000000000000a1", "00000000000000a2");
     let say = async |incarnation: &str, number: u64| {
-        publish("Arqon-Origin", format!("{incarnation} {number}"), foreign(number)).await;
+        publish(
+            "Arqon-Origin",
+            format!("{incarnation} {number}"),
+            foreign(number),
+        )
+        .await;
     };
     let gap_of = |frame: &Envelope| match &frame.body {
         Some(Body::Gap(gap)) => (gap.reason(), gap.missed),

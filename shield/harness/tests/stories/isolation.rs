@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use arqon_harness::{Client, PATIENCE, RawPeer, Spine, TenantParams, TestTenant, eventually, within};
+use arqon_harness::{
+    Client, PATIENCE, RawPeer, Spine, TenantParams, TestTenant, eventually, within,
+};
 use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1::{Opcode, control::Order};
 use arqon_spine::connect::{Connection, SpineEvent, TenantOptions, connect_tenant};
@@ -21,7 +23,10 @@ struct Intruder {
 
 impl Intruder {
     fn new(connection: Connection) -> Self {
-        Self { connection, refusals: Vec::new() }
+        Self {
+            connection,
+            refusals: Vec::new(),
+        }
     }
 
     async fn minted(spine: &Spine, user: MintedUser) -> Self {
@@ -41,7 +46,10 @@ impl Intruder {
         let wanted = format!("{what} \"{subject}\"").to_lowercase();
         let text = format!("refusal of {wanted}");
         loop {
-            let found = self.refusals.iter().position(|said| said.to_lowercase().contains(&wanted));
+            let found = self
+                .refusals
+                .iter()
+                .position(|said| said.to_lowercase().contains(&wanted));
             if let Some(at) = found {
                 self.refusals.remove(at);
                 return;
@@ -49,7 +57,10 @@ impl Intruder {
             match within(&text, self.connection.events.recv()).await {
                 Some(SpineEvent::ServerError(said)) => self.refusals.push(said),
                 Some(_) => {}
-                None => panic!("the connection ended before the {text}: {:?}", self.refusals),
+                None => panic!(
+                    "the connection ended before the {text}: {:?}",
+                    self.refusals
+                ),
             }
         }
     }
@@ -60,7 +71,10 @@ impl Intruder {
     }
 
     async fn may_not_publish(&mut self, subject: &str) {
-        self.nats().publish(subject.to_owned(), Bytes::from_static(b"forged")).await.unwrap();
+        self.nats()
+            .publish(subject.to_owned(), Bytes::from_static(b"forged"))
+            .await
+            .unwrap();
         self.is_refused("publish to", subject).await;
     }
 
@@ -93,7 +107,10 @@ async fn heard_nothing(witness: &mut Client) {
 }
 
 fn fleet_key(spine: &Spine, pool: &str) -> FleetKey {
-    spine.state().fleet_key(&NodeId::parse(pool).unwrap()).unwrap()
+    spine
+        .state()
+        .fleet_key(&NodeId::parse(pool).unwrap())
+        .unwrap()
 }
 
 fn mint(spine: &Spine, pool: &str, account: &str, tenant: &TenantId) -> MintedUser {
@@ -104,9 +121,25 @@ fn mint(spine: &Spine, pool: &str, account: &str, tenant: &TenantId) -> MintedUs
 /// What one who may act for `acme` must not do, whoever it is.
 async fn keeps_to_acme(intruder: &mut Intruder, brain_of_other: &str) {
     for subject in [
-        ">", "*", "*.>", "*.lobby", "beta.>", "beta.lobby", "beta._presence.>", "acme*.lobby",
-        "$SYS.>", "$SYS.ACCOUNT.*.CONNECT", "$JS.>", "$KV.>", "$KV.tenants.>", "ctl.>", "shield.>",
-        "presence.>", "presence-events.>", "_INBOX.>", "_R_.>",
+        ">",
+        "*",
+        "*.>",
+        "*.lobby",
+        "beta.>",
+        "beta.lobby",
+        "beta._presence.>",
+        "acme*.lobby",
+        "$SYS.>",
+        "$SYS.ACCOUNT.*.CONNECT",
+        "$JS.>",
+        "$KV.>",
+        "$KV.tenants.>",
+        "ctl.>",
+        "shield.>",
+        "presence.>",
+        "presence-events.>",
+        "_INBOX.>",
+        "_R_.>",
     ] {
         intruder.may_not_subscribe(subject).await;
     }
@@ -147,7 +180,9 @@ async fn credentials_minted_for_a_tenant_reach_nothing_outside_it() {
     let mut granted = intruder.may("acme.>").await;
     alice.publish("lobby", "hello").await;
     alice.hears("lobby", "hello").await;
-    let seen = within("the tenant's own message", granted.next()).await.unwrap();
+    let seen = within("the tenant's own message", granted.next())
+        .await
+        .unwrap();
     assert_eq!(seen.subject.as_str(), "acme.lobby");
 
     keeps_to_acme(&mut intruder, &format!("presence.{}.join", beta.account)).await;
@@ -177,7 +212,9 @@ async fn what_is_sent_over_the_pools_own_connection_does_not_cross() {
 
     // Below every check of ours: the very connection of Shield's pool.
     let pool = shield.inner().pool();
-    let nats = pool.nats_client(&acme.id).expect("Alice's tenant has a connection");
+    let nats = pool
+        .nats_client(&acme.id)
+        .expect("Alice's tenant has a connection");
     let mut streams = Vec::new();
     for subject in [">", "*.lobby", "beta.>", "beta.lobby", "$SYS.>"] {
         streams.push(nats.subscribe(subject).await.unwrap());
@@ -185,7 +222,12 @@ async fn what_is_sent_over_the_pools_own_connection_does_not_cross() {
     let mut own = nats.subscribe("acme.>").await.unwrap();
     let mut forged = HeaderMap::new();
     forged.insert("Arqon-Origin", "0123456789abcdef 1");
-    for subject in ["beta.lobby", "beta.lobby.upstairs", "beta._presence.join", "presence.beta.x"] {
+    for subject in [
+        "beta.lobby",
+        "beta.lobby.upstairs",
+        "beta._presence.join",
+        "presence.beta.x",
+    ] {
         nats.publish_with_headers(subject, forged.clone(), Bytes::from_static(b"forged"))
             .await
             .unwrap();
@@ -217,8 +259,18 @@ async fn a_shields_control_credentials_only_read_and_report() {
     let mut intruder = Intruder::new(spine.connect(&creds).await);
 
     for subject in [
-        ">", "ctl.>", "ctl.shield.>", "ctl.shield.shield-2.order", "shield.>", "$KV.>",
-        "$KV.tenants.acme", "$JS.>", "acme.>", "acme.lobby", "$SYS.>", "presence.>",
+        ">",
+        "ctl.>",
+        "ctl.shield.>",
+        "ctl.shield.shield-2.order",
+        "shield.>",
+        "$KV.>",
+        "$KV.tenants.acme",
+        "$JS.>",
+        "acme.>",
+        "acme.lobby",
+        "$SYS.>",
+        "presence.>",
     ] {
         intruder.may_not_subscribe(subject).await;
     }
@@ -247,11 +299,20 @@ async fn a_shields_control_credentials_only_read_and_report() {
     let (record, _) = control.get_tenant(&acme.id).await.unwrap().unwrap();
     assert_eq!(record.account, acme.account);
     let context = jetstream::new(intruder.nats().clone());
-    let bucket = context.get_key_value(subjects::BUCKET_TENANTS).await.unwrap();
+    let bucket = context
+        .get_key_value(subjects::BUCKET_TENANTS)
+        .await
+        .unwrap();
     let put = bucket.put("rogue", Bytes::from_static(b"x"));
     let put = tokio::time::timeout(Duration::from_secs(10), put).await;
     assert!(!matches!(put, Ok(Ok(_))), "{put:?}");
-    assert!(control.get_tenant(&TenantId::parse("rogue").unwrap()).await.unwrap().is_none());
+    assert!(
+        control
+            .get_tenant(&TenantId::parse("rogue").unwrap())
+            .await
+            .unwrap()
+            .is_none()
+    );
 
     // A reader of KV can have stored records delivered to subjects of its choice.
     // Shields must not take them for orders.
@@ -267,7 +328,11 @@ async fn a_shields_control_credentials_only_read_and_report() {
         },
     });
     let subject = format!("$JS.API.CONSUMER.CREATE.KV_tenants.{name}");
-    intruder.nats().publish(subject, request.to_string().into()).await.unwrap();
+    intruder
+        .nats()
+        .publish(subject, request.to_string().into())
+        .await
+        .unwrap();
     intruder.barrier().await;
     heard_nothing(&mut alice).await;
     assert!(shield.is_ready().await, "no forged order drains a Shield");
@@ -285,7 +350,12 @@ async fn debug_credentials_stay_in_their_tenant_and_say_what_they_may() {
     let creds_of = async |write: bool| {
         let path = spine.folder().join(format!("acme-{write}.creds"));
         let ttl = Duration::from_secs(600);
-        let user = spine.admin().await.creds(&acme.id, write, ttl).await.unwrap();
+        let user = spine
+            .admin()
+            .await
+            .creds(&acme.id, write, ttl)
+            .await
+            .unwrap();
         write_creds(&path, &user).unwrap();
         Intruder::new(spine.connect(&path).await)
     };
@@ -298,7 +368,10 @@ async fn debug_credentials_stay_in_their_tenant_and_say_what_they_may() {
     alice.hears("lobby", "for all to see").await;
     let seen = within("a message", rooms.next()).await.unwrap();
     let envelope = arqon_proto::envelope::decode_server(seen.payload).unwrap();
-    assert_eq!((envelope.op(), &envelope.payload[..]), (Opcode::Message, &b"for all to see"[..]));
+    assert_eq!(
+        (envelope.op(), &envelope.payload[..]),
+        (Opcode::Message, &b"for all to see"[..])
+    );
     keeps_to_acme(&mut reader, &brain_of_other).await;
     for subject in ["acme.lobby", "_arq.presence.join", "_arq.presence.x.y"] {
         reader.may_not_publish(subject).await;
@@ -312,13 +385,21 @@ async fn debug_credentials_stay_in_their_tenant_and_say_what_they_may() {
     let malformed = shield.metric("malformed_spine_frames_total", "").await;
     let mut origin = HeaderMap::new();
     origin.insert("Arqon-Origin", "0123456789abcdef 1");
-    let sent: [(Option<HeaderMap>, &'static [u8]); 4] =
-        [(None, b"no header"), (None, b""), (Some(origin.clone()), b"\xff\xff"), (Some(origin), b"")];
+    let sent: [(Option<HeaderMap>, &'static [u8]); 4] = [
+        (None, b"no header"),
+        (None, b""),
+        (Some(origin.clone()), b"\xff\xff"),
+        (Some(origin), b""),
+    ];
     for (headers, bytes) in sent {
         let payload = Bytes::from_static(bytes);
         match headers {
             Some(headers) => {
-                writer.nats().publish_with_headers("acme.lobby", headers, payload).await.unwrap();
+                writer
+                    .nats()
+                    .publish_with_headers("acme.lobby", headers, payload)
+                    .await
+                    .unwrap();
             }
             None => writer.nats().publish("acme.lobby", payload).await.unwrap(),
         }
@@ -338,7 +419,10 @@ async fn the_key_of_one_pool_opens_no_tenant_of_another() {
     spine.create_pool("north").await;
     let acme = spine.tenant("acme").await;
     let polar = spine
-        .create_tenant(TenantParams { pool: "north".into(), ..spine.tenant_params("polar") })
+        .create_tenant(TenantParams {
+            pool: "north".into(),
+            ..spine.tenant_params("polar")
+        })
         .await;
     let tries = [("north", &acme), ("default", &polar)];
     for (pool, tenant) in tries {

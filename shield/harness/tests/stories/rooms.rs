@@ -67,7 +67,10 @@ async fn joined_rooms_are_heard_with_or_without_echo_until_left() {
     let mut carol = shield.connect(&acme.token().user("carol").sign()).await;
 
     let joined = alice.join_with("lobby", Join::default()).await.unwrap();
-    assert!(joined.echo, "a session hears itself unless it says otherwise");
+    assert!(
+        joined.echo,
+        "a session hears itself unless it says otherwise"
+    );
     let joined = bob.join_with("lobby", without_echo()).await.unwrap();
     assert!(!joined.echo);
     carol.join("lobby.upstairs").await;
@@ -111,10 +114,20 @@ async fn answers_carry_the_ref_and_the_room_of_their_request() {
     let mut alice = shield.connect(&acme.token().sign()).await;
     let answer = |frame: Envelope| (frame.op(), frame.room, frame.r#ref);
     alice.send(envelope::join("a.b", 70, without_echo())).await;
-    assert_eq!(answer(alice.next().await), (Opcode::Joined, "a.b".into(), 70));
-    alice.send(envelope::publish("a.b", u64::MAX, Bytes::new(), true)).await;
-    assert_eq!(answer(alice.next().await), (Opcode::Ack, "a.b".into(), u64::MAX));
-    alice.send(envelope::publish("c", 71, Bytes::new(), false)).await;
+    assert_eq!(
+        answer(alice.next().await),
+        (Opcode::Joined, "a.b".into(), 70)
+    );
+    alice
+        .send(envelope::publish("a.b", u64::MAX, Bytes::new(), true))
+        .await;
+    assert_eq!(
+        answer(alice.next().await),
+        (Opcode::Ack, "a.b".into(), u64::MAX)
+    );
+    alice
+        .send(envelope::publish("c", 71, Bytes::new(), false))
+        .await;
     assert_eq!(answer(alice.next().await), (Opcode::Error, "c".into(), 71));
     alice.send(envelope::leave("a.b", 72)).await;
     let left = alice.next().await;
@@ -144,7 +157,11 @@ async fn headers_are_stamped_and_the_sender_cannot_be_forged() {
         .publish_with(
             "lobby",
             "one",
-            &[("X-Twist-ID", &twist), ("traceparent", trace), ("colour", "blue")],
+            &[
+                ("X-Twist-ID", &twist),
+                ("traceparent", trace),
+                ("colour", "blue"),
+            ],
         )
         .await;
     let ack = alice.expect(Opcode::Ack).await;
@@ -155,7 +172,10 @@ async fn headers_are_stamped_and_the_sender_cannot_be_forged() {
     assert_eq!(heard.headers["traceparent"], trace);
     assert_eq!(heard.headers["colour"], "blue");
     let stamp = &heard.headers["X-Timestamp"];
-    assert_eq!((stamp.len(), stamp.as_bytes()[10], stamp.ends_with('Z')), (27, b'T', true));
+    assert_eq!(
+        (stamp.len(), stamp.as_bytes()[10], stamp.ends_with('Z')),
+        (27, b'T', true)
+    );
     let Some(Body::Message(message)) = &heard.body else {
         panic!("{heard:?}");
     };
@@ -167,7 +187,9 @@ async fn headers_are_stamped_and_the_sender_cannot_be_forged() {
     // One that is not well formed is replaced, and each message has its own.
     let mut seen = vec![twist];
     for forged in ["", "not an id", "00000000-0000-0000-0000-000000000000"] {
-        alice.publish_with("lobby", "two", &[("X-Twist-ID", forged)]).await;
+        alice
+            .publish_with("lobby", "two", &[("X-Twist-ID", forged)])
+            .await;
         let heard = bob.hears("lobby", "two").await;
         let made = heard.headers["X-Twist-ID"].clone();
         TwistId::parse(&made).unwrap();
@@ -179,24 +201,38 @@ async fn headers_are_stamped_and_the_sender_cannot_be_forged() {
 
     // A client has no words for time or sender.
     for name in ["X-Timestamp", "x-timestamp", "X-Arqon-User", "x-anything"] {
-        alice.publish_with("lobby", "forged", &[(name, "2020-01-01T00:00:00Z")]).await;
+        alice
+            .publish_with("lobby", "forged", &[(name, "2020-01-01T00:00:00Z")])
+            .await;
         alice.expect_error(ErrorCode::HeaderReserved).await;
     }
     let forged = envelope::message(
         "lobby",
-        HashMap::from([("X-Timestamp".to_owned(), "2020".to_owned())]).into_iter().collect(),
+        HashMap::from([("X-Timestamp".to_owned(), "2020".to_owned())])
+            .into_iter()
+            .collect(),
         Bytes::from_static(b"as bob"),
-        arqon_proto::v1::Sender { user: "bob".into(), session: bob.welcome.session_id.clone() },
+        arqon_proto::v1::Sender {
+            user: "bob".into(),
+            session: bob.welcome.session_id.clone(),
+        },
     );
     alice.send(forged.clone()).await;
     alice.expect_error(ErrorCode::UnknownOpcode).await;
-    alice.send(Envelope { op: Opcode::Publish.into(), ..forged }).await;
+    alice
+        .send(Envelope {
+            op: Opcode::Publish.into(),
+            ..forged
+        })
+        .await;
     alice.expect_error(ErrorCode::ProtocolMismatch).await;
 
     // An empty payload and any bytes pass as they are.
     let bytes: Bytes = (0..=255).collect::<Vec<u8>>().into();
     for payload in [Bytes::new(), bytes] {
-        alice.send(envelope::publish("lobby", 0, payload.clone(), false)).await;
+        alice
+            .send(envelope::publish("lobby", 0, payload.clone(), false))
+            .await;
         assert_eq!(bob.expect(Opcode::Message).await.payload, payload);
     }
 }
@@ -339,8 +375,13 @@ async fn roles_and_room_patterns_say_who_may_do_what() {
     witness.hears("private", "as admin").await;
 
     // Patterns: `*` is one token, a trailing `>` the rest.
-    let mut reader =
-        connect(acme.token().user("reader").join(&["news.*"]).publish(&["news.de"])).await;
+    let mut reader = connect(
+        acme.token()
+            .user("reader")
+            .join(&["news.*"])
+            .publish(&["news.de"]),
+    )
+    .await;
     reader.join("news.de").await;
     for room in ["lobby", "news", "news.de.sport"] {
         let refusal = reader.join_with(room, Join::default()).await.unwrap_err();
@@ -365,7 +406,10 @@ async fn roles_and_room_patterns_say_who_may_do_what() {
     witness.hears("news.de.sport", "goal").await;
     sport.publish_with("lobby", "goal", &[]).await;
     sport.expect_error(forbidden).await;
-    let refusal = sport.join_with("news.de.sport", Join::default()).await.unwrap_err();
+    let refusal = sport
+        .join_with("news.de.sport", Join::default())
+        .await
+        .unwrap_err();
     assert_eq!(refusal.name, ErrorCode::JoinForbidden.name());
 
     // Nothing that was refused was heard.
@@ -402,9 +446,21 @@ async fn refresh_swaps_the_token_of_the_same_user_only() {
     );
 
     for (what, token, code) in [
-        ("another user", acme.token().user("bob").sign(), ErrorCode::TokenMismatch),
-        ("another tenant", other.token().sign(), ErrorCode::TokenMismatch),
-        ("expired", acme.token().expired().sign(), ErrorCode::TokenExpired),
+        (
+            "another user",
+            acme.token().user("bob").sign(),
+            ErrorCode::TokenMismatch,
+        ),
+        (
+            "another tenant",
+            other.token().sign(),
+            ErrorCode::TokenMismatch,
+        ),
+        (
+            "expired",
+            acme.token().expired().sign(),
+            ErrorCode::TokenExpired,
+        ),
         ("no token", "no token".to_owned(), ErrorCode::TokenMalformed),
         (
             "another key",
@@ -422,23 +478,39 @@ async fn refresh_swaps_the_token_of_the_same_user_only() {
     bob.hears("lobby", "still me").await;
 
     // Narrowed rooms: LEFT with a code for each that is no longer covered.
-    let narrow = acme.token().join(&["lobby", "news.>"]).publish(&["lobby"]).sign();
+    let narrow = acme
+        .token()
+        .join(&["lobby", "news.>"])
+        .publish(&["lobby"])
+        .sign();
     let reference = alice.reference();
     alice.send(envelope::refresh(reference, &narrow)).await;
     let frames = [alice.next().await, alice.next().await];
-    let left = frames.iter().find(|frame| frame.op() == Opcode::Left).unwrap();
+    let left = frames
+        .iter()
+        .find(|frame| frame.op() == Opcode::Left)
+        .unwrap();
     assert_eq!(left.room, "private");
     assert!(
         matches!(&left.body, Some(Body::Left(left)) if left.name == ErrorCode::JoinForbidden.name()),
         "{left:?}"
     );
-    assert!(frames.iter().any(|frame| frame.op() == Opcode::Refreshed), "{frames:?}");
+    assert!(
+        frames.iter().any(|frame| frame.op() == Opcode::Refreshed),
+        "{frames:?}"
+    );
     alice.publish_with("news.de", "no more", &[]).await;
     alice.expect_error(ErrorCode::PublishForbidden).await;
     alice.publish_with("private", "no more", &[]).await;
     let refused = alice.expect(Opcode::Error).await;
-    let names = [ErrorCode::PublishForbidden.name(), ErrorCode::NotJoined.name()];
-    assert!(names.contains(&arqon_harness::error_of(&refused).name.as_str()), "{refused:?}");
+    let names = [
+        ErrorCode::PublishForbidden.name(),
+        ErrorCode::NotJoined.name(),
+    ];
+    assert!(
+        names.contains(&arqon_harness::error_of(&refused).name.as_str()),
+        "{refused:?}"
+    );
     alice.publish("lobby", "here I may").await;
     alice.hears("lobby", "here I may").await;
     bob.hears("lobby", "here I may").await;
@@ -472,8 +544,15 @@ async fn an_expiring_token_is_told_and_its_session_ends_unless_refreshed() {
     assert_eq!(answer.op(), Opcode::Refreshed);
 
     let (code, rest) = bob.closed().await;
-    assert_eq!(code, Some(CloseCode::TokenExpiredClose.number()), "{rest:?}");
-    assert!(unix_now() as u64 >= bob.welcome.token_expires_at, "not before its time");
+    assert_eq!(
+        code,
+        Some(CloseCode::TokenExpiredClose.number()),
+        "{rest:?}"
+    );
+    assert!(
+        unix_now() as u64 >= bob.welcome.token_expires_at,
+        "not before its time"
+    );
     alice.publish("lobby", "I stay").await;
     alice.hears("lobby", "I stay").await;
     alice.ping().await;
@@ -504,14 +583,22 @@ async fn what_ends_leaves_nothing_behind() {
         client.join(&format!("own.{number}")).await;
         clients.push(client);
     }
-    eventually!(gauges(&shield).await == [20.0, 21.0, 1.0], "{:?}", gauges(&shield).await);
+    eventually!(
+        gauges(&shield).await == [20.0, 21.0, 1.0],
+        "{:?}",
+        gauges(&shield).await
+    );
     // Some say good-bye, some just go.
     for (number, client) in clients.into_iter().enumerate() {
         if number % 2 == 0 {
             client.into_inner().close().await.unwrap();
         }
     }
-    eventually!(gauges(&shield).await == [0.0, 0.0, 0.0], "{:?}", gauges(&shield).await);
+    eventually!(
+        gauges(&shield).await == [0.0, 0.0, 0.0],
+        "{:?}",
+        gauges(&shield).await
+    );
     let mut again = shield.connect(&acme.token().sign()).await;
     again.join("lobby").await;
     again.publish("lobby", "as ever").await;

@@ -23,9 +23,14 @@ fn write_certificate(folder: &Path) -> String {
     certificate
 }
 
-fn connector(certificate: &str, versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsConnector {
+fn connector(
+    certificate: &str,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap())
+        .unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -51,10 +56,15 @@ async fn sessions_run_over_tls_and_what_is_not_tls_does_no_harm() {
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let stream = TcpStream::connect(shield.addr()).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = connector(&certificate, &[version]).connect(name, stream).await.unwrap();
+        let stream = connector(&certificate, &[version])
+            .connect(name, stream)
+            .await
+            .unwrap();
         assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
         let authorization = format!("Authorization: Bearer {}", acme.token().sign());
-        let mut peer = RawPeer::ask_over(stream, "/v1/socket", &[&authorization]).await.unwrap();
+        let mut peer = RawPeer::ask_over(stream, "/v1/socket", &[&authorization])
+            .await
+            .unwrap();
         assert_eq!(peer.envelope().await.op(), Opcode::Welcome);
     }
 
@@ -69,7 +79,13 @@ async fn sessions_run_over_tls_and_what_is_not_tls_does_no_harm() {
         "GET /v1/socket HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
         acme.token().sign()
     );
-    for bytes in [request.as_bytes(), &[0xff; 100], b"", &old_hello, b"\x16\x03\x01"] {
+    for bytes in [
+        request.as_bytes(),
+        &[0xff; 100],
+        b"",
+        &old_hello,
+        b"\x16\x03\x01",
+    ] {
         let mut stream = TcpStream::connect(shield.addr()).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();

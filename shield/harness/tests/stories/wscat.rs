@@ -9,7 +9,10 @@ use tokio::process::{Child, Command};
 
 /// Where `scripts/setup --test` puts it.
 fn wscat() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap();
     let program = root.join(".tools/npm/node_modules/.bin/wscat");
     assert!(
         program.exists(),
@@ -68,7 +71,13 @@ async fn wscat_connects_with_a_token_and_is_welcomed() {
     assert_eq!(&welcome[..2], [0x08, 64], "{welcome:02x?}");
 
     // A line typed is a text frame, which is answered by a typed ERROR.
-    child.stdin.as_mut().unwrap().write_all(b"hello\n").await.unwrap();
+    child
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"hello\n")
+        .await
+        .unwrap();
     prints(&mut child, &["TEXT_FRAME"]).await;
     drop(child.stdin.take());
     let status = within("wscat to end", child.wait()).await.unwrap();
@@ -80,7 +89,9 @@ async fn wscat_connects_with_a_token_and_is_welcomed() {
         let mut child = start(&url, &headers);
         // Kept open: at the end of its input wscat gives up before it is answered.
         let _input = child.stdin.take();
-        let output = within("wscat to end", child.wait_with_output()).await.unwrap();
+        let output = within("wscat to end", child.wait_with_output())
+            .await
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("401"), "{text}");
     }
