@@ -137,11 +137,6 @@ impl Publisher {
         }
     }
 
-    /// The client of the connection in place.
-    pub(super) fn client(&self) -> Option<nats::Client> {
-        self.lock().line.as_ref().map(|line| line.client.clone())
-    }
-
     /// Puts another connection in place, or none.
     pub(super) fn set_line(&self, line: Option<Line>) {
         self.lock().put(line);
@@ -235,7 +230,6 @@ impl Publisher {
     }
 
     /// The connection in use.
-    #[cfg(test)]
     pub(super) fn client(&self) -> Option<nats::Client> {
         self.lock().line.as_ref().map(|line| line.client.clone())
     }
