@@ -180,7 +180,7 @@ pub const KEYS: &[Key] = &[
         1,
         100_000,
         "512",
-        "Handshakes (TLS, HTTP, token) under way at once. Further connections get 503 with Retry-After.",
+        "Handshakes (TLS, HTTP, token) under way at once. Eight times as many wait in turn; past those the answer is 503 with Retry-After.",
     ),
     integer(
         "listen.handshake_timeout_secs",
