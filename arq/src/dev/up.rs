@@ -82,7 +82,7 @@ pub(super) async fn run(
 fn already_up(context: &Context, output: &Output) -> Result {
     let pid = Record::read(context).map(|record| record.supervisor.pid);
     if output.json {
-        return output.object(&json!({"already_running": true, "pid": pid, "shield_url": context.settings.shield_url}));
+        return output.object_line(&json!({"already_running": true, "pid": pid, "shield_url": context.settings.shield_url}));
     }
     let by = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
     output.note(format!(
