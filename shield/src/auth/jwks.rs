@@ -21,7 +21,7 @@ use arqon_telemetry::{Metrics, labels::Outcome};
 use reqwest::{Url, redirect};
 use tokio::time::Instant;
 
-use super::keys::KeySet;
+use super::{keys::KeySet, roots};
 
 /// An issuer that has not answered by then counts as failed. Below the
 /// handshake timeout, so that the client still gets its answer.
@@ -330,6 +330,7 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
     });
     reqwest::Client::builder()
         .redirect(same_host)
+        .tls_certs_only(roots::system())
         .timeout(FETCH_TIMEOUT)
         // HTTP_PROXY and its kin must change nothing.
         .no_proxy()

@@ -23,6 +23,7 @@ use axum::{
     routing::get,
 };
 use http::StatusCode;
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 
@@ -296,4 +297,32 @@ async fn keys_never_travel_in_the_open() {
         assert_eq!(refused.code, ErrorCode::TokenKeysUnavailable, "{url}");
         assert!(refused.detail.contains("the URL is"), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_nobody_vouches_for_is_not_believed() {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/keys", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        acceptor.accept(stream).await.map(|_| ())
+    });
+    let (trust, _) = trust(LONG, LONG, LONG);
+    let refused = verify(&trust, &of_url(&url), &token(&FIRST, "one"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code, ErrorCode::TokenKeysUnavailable);
+    assert!(refused.detail.contains("certificate"), "{refused}");
+    // It was the client that turned away.
+    assert!(server.await.unwrap().is_err());
 }

@@ -9,6 +9,7 @@
 mod grants;
 mod jwks;
 mod keys;
+mod roots;
 mod token;
 mod trust;
 
