@@ -5,6 +5,7 @@
 //! server round trip, and *live* from then on; when the connection is lost, all
 //! wait again. Lock order: table, room, outbox. Nothing here awaits or does I/O.
 
+mod inspect;
 mod room;
 mod table;
 

@@ -15,6 +15,7 @@ use arqon_spine::nats;
 use arqon_telemetry::labels::GapReason;
 use bytes::Bytes;
 
+use super::inspect;
 use crate::{
     session::{Frame, Outbox},
     spine::{
@@ -165,15 +166,16 @@ impl Delivery<'_> {
         if self.state.members.is_empty() {
             return;
         }
-        let Some(sender) = sender_of(payload.clone(), self.room) else {
+        let skipped = if self.state.without_echo == 0 {
+            inspect::is_message(&payload, self.room).then_some(None)
+        } else {
+            inspect::sender_session(&payload, self.room).map(|id| SessionId::parse(&id).ok())
+        };
+        let Some(skipped) = skipped else {
             self.counters.malformed.inc();
             return;
         };
         let frame = Frame::binary(&payload);
-        let skipped = match self.state.without_echo {
-            0 => None,
-            _ => SessionId::parse(&sender.session).ok(),
-        };
         for member in &self.state.members {
             if !member.echo && Some(member.session) == skipped {
                 continue;
@@ -193,18 +195,6 @@ impl Delivery<'_> {
         let reason = v1::GapReason::Sequence;
         self.state
             .gap(self.room, reason, Some(missed), label, self.counters);
-    }
-}
-
-/// The sender, if these bytes are a MESSAGE of this room that any client can read.
-fn sender_of(payload: Bytes, room: &RoomId) -> Option<v1::Sender> {
-    let envelope = envelope::decode_server(payload).ok()?;
-    if envelope.room != room.as_str() {
-        return None;
-    }
-    match envelope.body {
-        Some(v1::envelope::Body::Message(message)) => message.sender,
-        _ => None,
     }
 }
 

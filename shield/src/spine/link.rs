@@ -297,6 +297,9 @@ impl TenantLink {
         ack: &mut Option<AckRequest>,
     ) -> Result<(), ErrorCode> {
         let shared = &*self.shared;
+        if let Some(result) = shared.publisher.publish_now(room, message, ack) {
+            return result;
+        }
         let publish = shared.publisher.publish(room, message, ack);
         match tokio::time::timeout(shared.params.ack_timeout, publish).await {
             Ok(result) => result,

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arqon_proto::names::RoomId;
+use arqon_proto::names::{RoomId, TenantId, room_subject};
+use arqon_spine::nats;
 
 use super::origin::{Incarnation, Origin};
 
@@ -21,12 +22,14 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// The outgoing side of all rooms of one tenant.
 #[derive(Debug)]
 pub(super) struct Numbering {
+    tenant: TenantId,
     rooms: HashMap<RoomId, Outgoing>,
     beacon_after: Duration,
 }
 
 #[derive(Debug)]
 struct Outgoing {
+    subject: nats::Subject,
     incarnation: Incarnation,
     last: u64,
     published_at: Instant,
@@ -37,28 +40,31 @@ struct Outgoing {
 // === impl Numbering ===
 
 impl Numbering {
-    pub(super) fn new(beacon_after: Duration) -> Self {
+    pub(super) fn new(tenant: TenantId, beacon_after: Duration) -> Self {
         Self {
+            tenant,
             rooms: HashMap::new(),
             beacon_after,
         }
     }
 
-    /// The origin of the room's next message, if it is handed over.
-    pub(super) fn next(&mut self, room: &RoomId, now: Instant) -> Origin {
+    /// The subject and origin of the room's next message, if it is handed over.
+    pub(super) fn next(&mut self, room: &RoomId, now: Instant) -> (nats::Subject, Origin) {
         let outgoing = match self.rooms.get_mut(room) {
             Some(outgoing) => outgoing,
             None => self.rooms.entry(room.clone()).or_insert(Outgoing {
+                subject: room_subject(&self.tenant, room).into(),
                 incarnation: Incarnation::new(),
                 last: 0,
                 published_at: now,
                 told: true,
             }),
         };
-        Origin {
+        let origin = Origin {
             incarnation: outgoing.incarnation,
             seq: outgoing.last + 1,
-        }
+        };
+        (outgoing.subject.clone(), origin)
     }
 
     /// The message of `next` was handed over.
@@ -88,11 +94,11 @@ impl Numbering {
         beacons
     }
 
-    /// Whether the beacon is still right: nothing was published since `due`.
-    pub(super) fn is_last(&self, room: &RoomId, origin: Origin) -> bool {
-        self.rooms.get(room).is_some_and(|outgoing| {
-            outgoing.incarnation == origin.incarnation && outgoing.last == origin.seq
-        })
+    /// The subject for a beacon, if it is still right: nothing was published since `due`.
+    pub(super) fn still_last(&self, room: &RoomId, origin: Origin) -> Option<nats::Subject> {
+        let outgoing = self.rooms.get(room)?;
+        let same = outgoing.incarnation == origin.incarnation && outgoing.last == origin.seq;
+        same.then(|| outgoing.subject.clone())
     }
 
     /// The beacon was handed over.
@@ -111,20 +117,24 @@ mod tests {
 
     const AFTER: Duration = Duration::from_secs(5);
 
+    fn numbering() -> Numbering {
+        Numbering::new(TenantId::parse("acme").unwrap(), AFTER)
+    }
+
     fn publish(numbering: &mut Numbering, room: &RoomId, now: Instant) -> Origin {
-        let origin = numbering.next(room, now);
+        let origin = numbering.next(room, now).1;
         numbering.commit(room, now);
         origin
     }
 
     #[test]
     fn numbers_rise_by_one_and_only_when_handed_over() {
-        let mut numbering = Numbering::new(AFTER);
+        let mut numbering = numbering();
         let (room, now) = (RoomId::parse("lobby").unwrap(), Instant::now());
         let first = publish(&mut numbering, &room, now);
         assert_eq!(first.seq, 1);
-        assert_eq!(numbering.next(&room, now).seq, 2);
-        assert_eq!(numbering.next(&room, now).seq, 2, "not committed");
+        assert_eq!(numbering.next(&room, now).1.seq, 2);
+        assert_eq!(numbering.next(&room, now).1.seq, 2, "not committed");
         let second = publish(&mut numbering, &room, now);
         assert_eq!((second.incarnation, second.seq), (first.incarnation, 2));
         let other = publish(&mut numbering, &RoomId::parse("other").unwrap(), now);
@@ -133,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_beacon_is_owed_once_after_silence() {
-        let mut numbering = Numbering::new(AFTER);
+        let mut numbering = numbering();
         let (room, start) = (RoomId::parse("lobby").unwrap(), Instant::now());
         publish(&mut numbering, &room, start);
         let last = publish(&mut numbering, &room, start + Duration::from_secs(4));
@@ -145,7 +155,7 @@ mod tests {
             vec![(room.clone(), last)],
             "still owed"
         );
-        assert!(numbering.is_last(&room, last));
+        assert!(numbering.still_last(&room, last).is_some());
         numbering.told(&room);
         assert!(numbering.due(later + AFTER).is_empty());
         let more = publish(&mut numbering, &room, later + AFTER);
@@ -154,19 +164,19 @@ mod tests {
 
     #[test]
     fn a_message_after_told_owes_a_beacon_again() {
-        let mut numbering = Numbering::new(AFTER);
+        let mut numbering = numbering();
         let (room, start) = (RoomId::parse("lobby").unwrap(), Instant::now());
         let first = publish(&mut numbering, &room, start);
         numbering.due(start + AFTER);
         numbering.told(&room);
         let second = publish(&mut numbering, &room, start + AFTER * 2);
-        assert!(!numbering.is_last(&room, first));
+        assert!(numbering.still_last(&room, first).is_none());
         assert_eq!(numbering.due(start + AFTER * 3), vec![(room, second)]);
     }
 
     #[test]
     fn a_silent_room_is_forgotten_and_comes_back_as_a_new_incarnation() {
-        let mut numbering = Numbering::new(AFTER);
+        let mut numbering = numbering();
         let (room, start) = (RoomId::parse("lobby").unwrap(), Instant::now());
         let first = publish(&mut numbering, &room, start);
         assert_eq!(numbering.due(start + FORGET_AFTER).len(), 1, "owed first");

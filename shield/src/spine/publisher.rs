@@ -17,7 +17,7 @@ use std::{
 use arqon_proto::{
     codes::ErrorCode,
     headers,
-    names::{RoomId, TenantId, room_subject},
+    names::{RoomId, TenantId},
 };
 use arqon_spine::{
     connect::Closed,
@@ -36,6 +36,11 @@ use super::{
 /// Bytes of `NATS/1.0` with its line end, and of the empty line after headers.
 const HEADER_FRAME: usize = "NATS/1.0\r\n\r\n".len();
 
+/// Names made once, for a lookup or an insertion would make one each time.
+pub(super) static ORIGIN: nats::HeaderName = nats::HeaderName::from_static(headers::NATS_ORIGIN);
+/// See `ORIGIN`.
+pub(super) static BEACON: nats::HeaderName = nats::HeaderName::from_static(headers::NATS_BEACON);
+
 /// What leads to the server: one connection.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
@@ -47,7 +52,6 @@ pub(super) struct Line {
 /// The outgoing side of a tenant.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    tenant: TenantId,
     /// The account's limit for one message, headers included.
     max_bytes: usize,
     state: Mutex<State>,
@@ -73,7 +77,8 @@ struct Parcel<'a> {
     room: &'a RoomId,
     payload: &'a Bytes,
     beacon: Option<Origin>,
-    ack: Option<AckRequest>,
+    /// Taken once it is handed over.
+    ack: &'a mut Option<AckRequest>,
 }
 
 // === impl Publisher ===
@@ -86,36 +91,42 @@ impl Publisher {
         counters: Arc<Counters>,
     ) -> Self {
         Self {
-            tenant,
             max_bytes,
             state: Mutex::new(State {
                 line: None,
                 waiting: 0,
                 stalled: None,
-                numbering: Numbering::new(beacon_after),
+                numbering: Numbering::new(tenant, beacon_after),
             }),
             turn: tokio::sync::Mutex::new(()),
             counters,
         }
     }
 
-    /// Hands a message to the connection. `SPINE_UNAVAILABLE` at once if there
-    /// is none; waits while the connection's queue is full.
+    /// Hands a message to the connection, if that can be told without waiting.
+    /// `SPINE_UNAVAILABLE` if there is none.
+    pub(super) fn publish_now(
+        &self,
+        room: &RoomId,
+        payload: &Bytes,
+        ack: &mut Option<AckRequest>,
+    ) -> Option<Result<(), ErrorCode>> {
+        self.count(self.send_now(&mut Parcel::message(room, payload, ack)))
+    }
+
+    /// As `publish_now`, after waiting for a turn while the connection's queue is full.
     pub(super) async fn publish(
         &self,
         room: &RoomId,
         payload: &Bytes,
         ack: &mut Option<AckRequest>,
     ) -> Result<(), ErrorCode> {
-        let mut parcel = Parcel {
-            room,
-            payload,
-            beacon: None,
-            ack: ack.take(),
-        };
-        let result = self.send(&mut parcel).await;
-        *ack = parcel.ack;
-        if result.is_ok() {
+        let result = self.send(&mut Parcel::message(room, payload, ack)).await;
+        self.count(Some(result)).unwrap_or(result)
+    }
+
+    fn count(&self, result: Option<Result<(), ErrorCode>>) -> Option<Result<(), ErrorCode>> {
+        if result == Some(Ok(())) {
             self.counters.messages_in.inc();
         }
         result
@@ -129,7 +140,7 @@ impl Publisher {
                 room: &room,
                 payload: &Bytes::new(),
                 beacon: Some(origin),
-                ack: None,
+                ack: &mut None,
             };
             if self.send(&mut parcel).await.is_err() {
                 return; // they stay due
@@ -159,15 +170,21 @@ impl Publisher {
         Ok(())
     }
 
+    fn send_now(&self, parcel: &mut Parcel<'_>) -> Option<Result<(), ErrorCode>> {
+        let mut state = self.lock();
+        if state.waiting > 0 {
+            return None;
+        }
+        let cx = Context::from_waker(Waker::noop());
+        match self.attempt(&mut state, &cx, parcel) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
+    }
+
     async fn send(&self, parcel: &mut Parcel<'_>) -> Result<(), ErrorCode> {
-        {
-            let mut state = self.lock();
-            if state.waiting == 0 {
-                let attempt = self.attempt(&mut state, &Context::from_waker(Waker::noop()), parcel);
-                if let Poll::Ready(result) = attempt {
-                    return result;
-                }
-            }
+        if let Some(result) = self.send_now(parcel) {
+            return result;
         }
         let _waiting = Waiting::new(self);
         let _turn = self.turn.lock().await;
@@ -195,24 +212,28 @@ impl Publisher {
             Poll::Ready(ready) => ready.map_err(unavailable)?,
         }
         let now = Instant::now();
-        let (name, origin) = match parcel.beacon {
-            None => (headers::NATS_ORIGIN, state.numbering.next(parcel.room, now)),
-            Some(origin) if state.numbering.is_last(parcel.room, origin) => {
-                (headers::NATS_BEACON, origin)
+        let (name, subject, origin) = match parcel.beacon {
+            None => {
+                let (subject, origin) = state.numbering.next(parcel.room, now);
+                (&ORIGIN, subject, origin)
             }
-            // Something was published meanwhile, so it is no longer due.
-            Some(_) => return Poll::Ready(Ok(())),
+            Some(origin) => match state.numbering.still_last(parcel.room, origin) {
+                Some(subject) => (&BEACON, subject, origin),
+                // Something was published meanwhile, so it is no longer due.
+                None => return Poll::Ready(Ok(())),
+            },
         };
         let value = origin.to_string();
-        let header_bytes = HEADER_FRAME + name.len() + ": \r\n".len() + value.len();
+        let name_bytes: &[u8] = name.as_ref();
+        let header_bytes = HEADER_FRAME + name_bytes.len() + ": \r\n".len() + value.len();
         let limit = self.max_bytes.min(line.client.max_payload());
         if header_bytes + parcel.payload.len() > limit {
             return Poll::Ready(Err(ErrorCode::PayloadTooLarge));
         }
         let mut headers = nats::HeaderMap::new();
-        headers.insert(name, value);
+        headers.insert(name.clone(), value);
         let message = OutboundMessage {
-            subject: room_subject(&self.tenant, parcel.room).into(),
+            subject,
             reply: None,
             payload: parcel.payload.clone(),
             headers: Some(headers),
@@ -236,6 +257,19 @@ impl Publisher {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Parcel ===
+
+impl<'a> Parcel<'a> {
+    fn message(room: &'a RoomId, payload: &'a Bytes, ack: &'a mut Option<AckRequest>) -> Self {
+        Self {
+            room,
+            payload,
+            beacon: None,
+            ack,
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
-use arqon_proto::{headers, names::RoomId};
+use arqon_proto::names::RoomId;
 use arqon_spine::nats;
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,6 +15,7 @@ use super::{
     counters::Counters,
     feeds::{Feeds, Progress},
     origin::Origin,
+    publisher::{BEACON, ORIGIN},
 };
 use crate::rooms::{Delivery, Room};
 
@@ -113,13 +114,13 @@ async fn run(mut orders: mpsc::UnboundedReceiver<Order>, counters: Arc<Counters>
 /// Carries one message: without an origin it can neither be told from a
 /// duplicate nor missed, so it counts as malformed.
 fn carry(delivery: &mut Delivery<'_>, message: nats::Message, counters: &Counters) {
-    let header = |name: &str| {
+    let header = |name: &nats::HeaderName| {
         let headers = message.headers.as_ref()?;
-        Origin::parse(headers.get(name)?.as_str())
+        Origin::parse(headers.get(name.clone())?.as_str())
     };
-    if let Some(origin) = header(headers::NATS_ORIGIN) {
+    if let Some(origin) = header(&ORIGIN) {
         delivery.message(origin, message.payload);
-    } else if let Some(origin) = header(headers::NATS_BEACON) {
+    } else if let Some(origin) = header(&BEACON) {
         delivery.beacon(origin);
     } else {
         counters.malformed.inc();
