@@ -205,9 +205,12 @@ mod tests {
         let at =
             OffsetDateTime::from_unix_timestamp_nanos(1_780_000_000_000_001_999).expect("in range");
         assert_eq!(timestamp(at), "2026-05-28T20:26:40.000001Z");
-        assert_eq!(timestamp(OffsetDateTime::UNIX_EPOCH), "1970-01-01T00:00:00.000000Z");
-        let last =
-            OffsetDateTime::from_unix_timestamp_nanos(253_402_300_799_999_999_999).expect("in range");
+        assert_eq!(
+            timestamp(OffsetDateTime::UNIX_EPOCH),
+            "1970-01-01T00:00:00.000000Z"
+        );
+        let last = OffsetDateTime::from_unix_timestamp_nanos(253_402_300_799_999_999_999)
+            .expect("in range");
         assert_eq!(timestamp(last), "9999-12-31T23:59:59.999999Z");
         assert_eq!(timestamp_now().len(), 27);
     }
