@@ -106,15 +106,21 @@ impl Listener<'_> {
             self.globals
                 .output
                 .warn(format!("{why}; connecting again, messages may be missed"));
-            let mut wait = Duration::from_millis(200);
-            client = loop {
-                tokio::time::sleep(wait).await;
-                match self.open().await {
-                    Ok(client) => break client,
-                    Err(failure) if wait > Duration::from_secs(10) => return Err(failure),
-                    Err(_) => wait *= 2,
-                }
-            };
+            // Said goodbye to, so that a Shield that drains does not wait for it.
+            let _ = tokio::time::timeout(Duration::from_secs(1), client.close()).await;
+            client = self.reopen().await?;
+        }
+    }
+
+    async fn reopen(&self) -> Result<Client> {
+        let mut wait = Duration::from_millis(200);
+        loop {
+            tokio::time::sleep(wait).await;
+            match self.open().await {
+                Ok(client) => return Ok(client),
+                Err(failure) if wait > Duration::from_secs(10) => return Err(failure),
+                Err(_) => wait *= 2,
+            }
         }
     }
 
@@ -132,6 +138,7 @@ impl Listener<'_> {
         if output.json {
             output.object_line(&frame_json::message(&answer))?;
         } else if self.args.raw {
+            output.line(to_text(&envelope::welcome(welcome)))?;
             output.line(to_text(&answer))?;
         } else {
             output.note(output.paint_stderr(
@@ -146,8 +153,21 @@ impl Listener<'_> {
     }
 
     async fn listen(&mut self, client: &mut Client) -> Result<End> {
+        let mut leave_at: Option<Instant> = None;
         loop {
-            let frame = match client.recv().await {
+            let leaving = async {
+                match leave_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let received = tokio::select! {
+                received = client.recv() => received,
+                () = leaving => {
+                    return Ok(End::Reconnect("the Shield asked to go elsewhere".to_owned()));
+                }
+            };
+            let frame = match received {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(End::Reconnect("the session ended".to_owned())),
                 Err(error) if reconnects(&error) => {
@@ -163,6 +183,11 @@ impl Listener<'_> {
                     .send(envelope::refresh(0, &token))
                     .await
                     .map_err(|error| explain(&self.url, &error))?;
+            }
+            if let Some(Body::Goaway(goaway)) = &frame.body {
+                let spread = rand::random_range(0..=goaway.spread_ms);
+                let wait = u64::from(goaway.retry_after_ms) + u64::from(spread);
+                leave_at = Some(Instant::now() + Duration::from_millis(wait));
             }
             self.show(&frame)?;
             if let Some(Body::Left(left)) = &frame.body {

@@ -102,6 +102,9 @@ pub(super) fn prepare(context: &mut Context, ports: Ports, output: &Output) -> R
                 &quoted(&relative(context, fleet_key)),
             ),
             ("tokens.allow_development", "true"),
+            // Who presses Ctrl-C does not want to wait for clients that do not listen.
+            ("drain.timeout_secs", "4"),
+            ("drain.spread_secs", "0"),
         ]),
         Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
     };

@@ -61,7 +61,7 @@ fn the_first_minutes() {
         "{}",
         shown.out
     );
-    drop((alice, carol));
+    drop(carol);
 
     let doctor = bus.arq(&["doctor"]).ok();
     assert!(doctor.out.contains("every hop is well"), "{}", doctor.out);
@@ -70,8 +70,14 @@ fn the_first_minutes() {
     let again = bus.arq(&["dev", "up"]).ok();
     assert!(again.err.contains("already runs"), "{}", again.err);
     assert!(bus.arq(&["dev", "status"]).ok().out.contains("shield"));
+    let raw = bus.arq(&["sub", "lobby", "--raw", "--for", "1s"]).ok();
+    for frame in ["WELCOME", "JOINED"] {
+        assert!(raw.out.contains(frame), "{frame}: {}", raw.out);
+    }
+
     bus.arq(&["dev", "down"]).ok();
     assert_eq!(bus.child.wait().unwrap().code(), Some(0));
+    assert_eq!(alice.count("GOAWAY"), 1, "whoever is there is told");
     assert_eq!(bus.arq(&["dev", "status"]).code, 1);
 }
 
