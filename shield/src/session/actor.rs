@@ -81,9 +81,21 @@ pub struct Session<S> {
 enum Phase {
     Open,
     /// The close frame and the end of the stream are on their way.
-    Closing,
-    /// Both are sent; the client has to end too.
-    Lingering,
+    Closing(Wait),
+    /// Both are sent.
+    Closed(Wait),
+}
+
+/// What a closed session waits for, `LINGER` long at most. A socket closed with
+/// unread bytes would be reset, and the client might lose the close frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// Nothing: the client has closed.
+    Nothing,
+    /// The client's close frame.
+    Answer,
+    /// The end of a stream that makes no sense any more.
+    End,
 }
 
 /// Why a session ends.
@@ -278,7 +290,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Action::Leave(room) => self.leave(&room),
                 Action::Join(request) => {
                     let member = work::member(&self.outbox, request.echo);
-                    self.work = Some(work::join(self.way(), request, member));
+                    let joined = Frame::envelope(&request.joined());
+                    self.work = Some(work::join(self.way(), request, member, joined));
                 }
                 Action::Publish(request) => {
                     let unconfirmed = request.ack.then(|| {
@@ -391,7 +404,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             match due {
                 // A stalled socket has more than a ping to answer.
                 Due::Ping if self.stalled.is_some() => {}
-                Due::Ping => self.wire.push_control(&Frame::ping()),
+                Due::Ping => self.wire.push_ping(),
                 Due::TokenExpiring => {
                     let expiring = Frame::envelope(&self.state.token_expiring());
                     self.outbox.push_own(expiring);
@@ -452,8 +465,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             End::Illegal(code) => Frame::close(code, ""),
             End::Lost => return Poll::Ready(()),
         };
-        self.wire.push_control(&close);
-        self.phase = Phase::Closing;
+        self.wire.push_close(&close);
+        self.phase = Phase::Closing(match end {
+            End::Client(_) => Wait::Nothing,
+            End::Code(_) => Wait::Answer,
+            _ => Wait::End,
+        });
         self.timer.as_mut().reset((Instant::now() + LINGER).into());
         Poll::Pending
     }
@@ -462,20 +479,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if self.phase == Phase::Closing {
-            let wire = &mut self.wire;
+        let wire = &mut self.wire;
+        if let Phase::Closing(wait) = self.phase {
             let sent = match wire.poll_write(cx, &mut self.batch, &mut self.written) {
                 Poll::Ready(Ok(())) => wire.poll_shutdown(cx),
                 other => other,
             };
             match sent {
-                Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
+                Poll::Ready(Ok(())) => self.phase = Phase::Closed(wait),
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
         }
         // Also before all is sent: a client may write all it has before it reads.
-        self.wire.poll_discard(cx)
+        let (Phase::Closing(wait) | Phase::Closed(wait)) = self.phase else {
+            return Poll::Pending;
+        };
+        match wait {
+            Wait::Nothing => {}
+            Wait::Answer => ready!(wire.poll_close_answer(cx)),
+            Wait::End => ready!(wire.poll_discard(cx)),
+        }
+        match self.phase {
+            Phase::Closed(_) => Poll::Ready(()),
+            _ => {
+                self.phase = Phase::Closing(Wait::Nothing);
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -543,3 +574,6 @@ fn token_life(identity: &Identity, grace: Duration, now: Now) -> TokenLife {
     let unix = now.wall.unix_timestamp_nanos() as f64 / 1e9;
     TokenLife::new(identity.issued_at, identity.expires_at, unix, grace)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use super::{
 use crate::{auth::Verifier, control::Tenants, spine::SpinePool};
 
 /// Made once; every session holds it by `Arc`.
+#[derive(Clone)]
 pub struct SessionContext {
     pub(super) shield_id: String,
     pub(super) limits: Arc<SessionLimits>,
@@ -31,6 +32,7 @@ pub struct SessionContext {
 }
 
 /// Counters of the hot path, resolved once.
+#[derive(Clone)]
 pub(super) struct Counters {
     /// By opcode number.
     frames_in: [Counter; 8],

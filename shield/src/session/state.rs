@@ -127,20 +127,6 @@ pub(super) struct Actions {
     rest: Vec<Action>,
 }
 
-// === impl JoinRequest ===
-
-impl JoinRequest {
-    /// What tells that it was granted.
-    pub(super) fn joined(&self) -> v1::Envelope {
-        let joined = v1::Joined {
-            echo: self.echo,
-            // None is in force before presence can be told.
-            presence: v1::PresenceMode::None.into(),
-        };
-        envelope::joined(self.room.as_str(), self.reference, joined)
-    }
-}
-
 // === impl State ===
 
 impl State {
@@ -232,8 +218,7 @@ impl State {
         }
     }
 
-    /// The Spine took or refused a room. JOINED is queued by the room itself,
-    /// so that none of its messages comes before.
+    /// The Spine took or refused a room. JOINED is queued already if it took it.
     pub(super) fn on_joined(
         &mut self,
         request: JoinRequest,
@@ -535,6 +520,20 @@ fn is_traceparent(text: &str) -> bool {
 impl Action {
     fn send(envelope: v1::Envelope) -> Self {
         Self::Send(Box::new(envelope))
+    }
+}
+
+// === impl JoinRequest ===
+
+impl JoinRequest {
+    /// What the session is told if the Spine takes the room.
+    pub(super) fn joined(&self) -> v1::Envelope {
+        let joined = v1::Joined {
+            echo: self.echo,
+            // None is in force before presence can be told.
+            presence: v1::PresenceMode::None.into(),
+        };
+        envelope::joined(self.room.as_str(), self.reference, joined)
     }
 }
 

@@ -78,6 +78,8 @@ struct Socket<S> {
     control: Vec<u8>,
     /// Bytes of `control` that are written.
     control_offset: usize,
+    /// A close frame was queued: nothing may follow it.
+    muted: bool,
     /// Bytes read.
     heard: u64,
 }
@@ -98,6 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             read_ahead,
             control: Vec::new(),
             control_offset: 0,
+            muted: false,
             heard: 0,
         };
         Self {
@@ -168,10 +171,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         std::mem::take(&mut self.progressed)
     }
 
-    /// Puts a frame of our own behind what control frames wait: a ping or a close.
-    pub(super) fn push_control(&mut self, frame: &Frame) {
+    /// Puts a ping behind what control frames wait.
+    pub(super) fn push_ping(&mut self) {
+        let control = &mut self.reader.get_mut().control;
+        control.extend_from_slice(Frame::ping().as_bytes());
+    }
+
+    /// Puts the last frame behind what control frames wait.
+    pub(super) fn push_close(&mut self, close: &Frame) {
         let socket = self.reader.get_mut();
-        socket.control.extend_from_slice(frame.as_bytes());
+        socket.control.extend_from_slice(close.as_bytes());
+        socket.muted = true;
     }
 
     /// Forgets a batch that will not be written, but for a frame begun.
@@ -189,8 +199,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Pin::new(&mut self.reader.get_mut().io).poll_shutdown(cx)
     }
 
-    /// Reads and forgets until the client ends too. A socket closed with
-    /// unread bytes would be reset, and the client might lose the close frame.
+    /// Reads and forgets until the client answers the close.
+    pub(super) fn poll_close_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match ready!(self.poll_read(cx)) {
+                Inbound::Binary(_) | Inbound::Text | Inbound::Control => {}
+                Inbound::Close(_) | Inbound::Illegal(_) | Inbound::Lost => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Reads and forgets until the client's stream ends, whatever it holds.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; 2048];
         loop {
@@ -329,7 +348,10 @@ impl<S: Unpin> AsyncWrite for Socket<S> {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().control.extend_from_slice(bytes);
+        let this = self.get_mut();
+        if !this.muted {
+            this.control.extend_from_slice(bytes);
+        }
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -10,10 +10,7 @@ use std::{
     },
 };
 
-use arqon_proto::{
-    codes::ErrorCode,
-    names::{RoomId, SessionId},
-};
+use arqon_proto::{codes::ErrorCode, names::RoomId};
 
 use super::{
     frame::Frame,
@@ -23,7 +20,7 @@ use super::{
 use crate::{
     auth::{Identity, Verifier},
     control::Tenant,
-    spine::{AckRequest, Member, SpinePool, TenantLink},
+    spine::{AckRequest, LinkState, Member, SpinePool, TenantLink},
 };
 
 /// A request under way.
@@ -55,14 +52,6 @@ pub(super) struct Way {
     pub(super) link: Option<Arc<TenantLink>>,
 }
 
-/// Leaves the room unless the session heard that it is in it.
-struct Entering<'a> {
-    link: &'a TenantLink,
-    room: &'a RoomId,
-    session: SessionId,
-    entered: bool,
-}
-
 /// This session as a member of a room.
 pub(super) fn member(outbox: &Arc<Outbox>, echo: bool) -> Member {
     Member {
@@ -72,23 +61,13 @@ pub(super) fn member(outbox: &Arc<Outbox>, echo: bool) -> Member {
     }
 }
 
-/// Enters a room.
-pub(super) fn join(way: Way, request: JoinRequest, member: Member) -> Work {
+/// Enters a room. `joined` is queued for the session in front of the room's
+/// first message. Given up midway, it leaves the room again.
+pub(super) fn join(way: Way, request: JoinRequest, member: Member, joined: Frame) -> Work {
     Box::pin(async move {
         let link = way.link().await;
         let result = match &link {
-            Ok(link) => {
-                let mut entering = Entering {
-                    link,
-                    room: &request.room,
-                    session: member.session,
-                    entered: false,
-                };
-                let joined = Frame::envelope(&request.joined());
-                let result = link.join_announced(&request.room, member, joined).await;
-                entering.entered = result.is_ok();
-                result
-            }
+            Ok(link) => link.join_announced(&request.room, member, joined).await,
             Err(code) => Err(*code),
         };
         Outcome::Joined {
@@ -159,21 +138,12 @@ pub(super) fn refresh(verifier: Arc<Verifier>, request: RefreshRequest) -> Work 
 impl Way {
     async fn link(self) -> Result<Arc<TenantLink>, ErrorCode> {
         match self.link {
-            Some(link) => Ok(link),
-            None => self.pool.link(&self.tenant).await.map_err(|error| {
+            // A link closes for good when its tenant goes.
+            Some(link) if link.state() != LinkState::Closed => Ok(link),
+            _ => self.pool.link(&self.tenant).await.map_err(|error| {
                 tracing::debug!(tenant = %self.tenant.id, %error, "No way to the Spine");
                 ErrorCode::SpineUnavailable
             }),
-        }
-    }
-}
-
-// === impl Entering ===
-
-impl Drop for Entering<'_> {
-    fn drop(&mut self) {
-        if !self.entered {
-            self.link.leave(self.room, self.session);
         }
     }
 }

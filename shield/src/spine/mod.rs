@@ -24,7 +24,7 @@ mod pump;
 mod rotation;
 mod settings;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -280,7 +280,7 @@ proptest! {
                 batch.push_back(Entry::control(Frame::binary(&payload)));
                 expected.push(payload);
                 if *ping {
-                    wire.push_control(&Frame::ping());
+                    wire.push_ping();
                     pings += 1;
                 }
                 let poll = poll_fn(|cx| Poll::Ready(wire.poll_write(cx, &mut batch, &mut written))).await;
