@@ -520,3 +520,57 @@ async fn what_is_no_upgrade_is_answered_in_http() {
     }
     bob.is_unharmed().await;
 }
+
+/// A Shield set for larger frames than the accounts: its tenants must not lose
+/// their connection to the Spine by a message that NATS does not take.
+#[tokio::test]
+async fn no_message_is_large_enough_to_cut_the_tenants_connection() {
+    let (_spine, acme, shield) = stage(
+        "session.max_frame_bytes = 1048576\nsession.max_payload_bytes = 1000000\n\
+         session.queue_max_bytes = 16777216",
+    )
+    .await;
+    let mut bob = Neighbour::new(&shield, &acme).await;
+    let mut alice = shield.connect(&acme.token().sign()).await;
+    alice.join("big").await;
+    for size in [60_000, 70_000, 80_000, 90_000, 200_000, 990_000] {
+        let reference = alice.publish_with("big", "x".repeat(size), &[]).await;
+        loop {
+            let frame = alice.next().await;
+            match frame.op() {
+                Opcode::Message => continue,
+                Opcode::Ack => {}
+                Opcode::Error => {
+                    let name = &error_of(&frame).name;
+                    assert_eq!(*name, ErrorCode::PayloadTooLarge.name(), "{size} bytes");
+                }
+                other => panic!("{size} bytes: {other:?}"),
+            }
+            assert_eq!(frame.r#ref, reference);
+            break;
+        }
+        bob.is_unharmed().await;
+    }
+    assert_eq!(shield.metric("spine_reconnects_total", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn one_session_more_than_the_limit_is_asked_to_come_later() {
+    let (_spine, acme, shield) = stage("session.max_sessions = 2").await;
+    let mut bob = Neighbour::new(&shield, &acme).await;
+    let second = shield.connect(&acme.token().sign()).await;
+    let answer = RawPeer::open(shield.addr(), &acme.token().sign())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.body.contains("SESSION_LIMIT"), "{answer:?}");
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    drop(second);
+    eventually!(
+        RawPeer::open(shield.addr(), &acme.token().sign())
+            .await
+            .is_ok()
+    );
+    bob.is_unharmed().await;
+}

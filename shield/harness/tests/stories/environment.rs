@@ -245,3 +245,32 @@ async fn a_shield_waits_for_its_spine_and_is_not_ready_before() {
     );
     say_something(public, &acme).await.ping().await;
 }
+
+#[tokio::test]
+async fn an_order_to_drain_ends_the_program_as_a_signal_does() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let (public, admin) = (free_addr(), free_addr());
+    let manifest = spine
+        .shield()
+        .with(&format!(
+            "listen.public = \"{public}\"\nlisten.admin = \"{admin}\"\ndrain.timeout_secs = 1"
+        ))
+        .write();
+    let log = spine.folder().join("shield.log");
+    let mut program = Program::start(
+        Command::new(shield_program()).arg("--config").arg(manifest),
+        &log,
+    );
+    eventually!(
+        http::get(public, "/readyz", &[])
+            .await
+            .is_ok_and(|answer| answer.status == 200)
+    );
+    let mut client = say_something(public, &acme).await;
+    let drain = arqon_proto::v1::control::Order::Drain(arqon_proto::v1::Drain {});
+    spine.order(Some("shield-1"), drain).await;
+    client.expect(Opcode::Goaway).await;
+    assert_eq!(client.closed().await.0, Some(4001));
+    assert_eq!(program.wait().await.code(), Some(0), "{}", program.log());
+}

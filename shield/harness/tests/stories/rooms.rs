@@ -1,6 +1,6 @@
 //! What a session may expect of rooms: the protocol, told as stories.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arqon_harness::{Client, Spine, TestShield, eventually, text_of, unix_now};
 use arqon_proto::codes::{CloseCode, ErrorCode};
@@ -8,6 +8,7 @@ use arqon_proto::envelope;
 use arqon_proto::names::TwistId;
 use arqon_proto::v1::{Envelope, Join, Opcode, envelope::Body};
 use bytes::Bytes;
+use prost::Message as _;
 
 fn without_echo() -> Join {
     Join {
@@ -556,6 +557,166 @@ async fn an_expiring_token_is_told_and_its_session_ends_unless_refreshed() {
     alice.publish("lobby", "I stay").await;
     alice.hears("lobby", "I stay").await;
     alice.ping().await;
+}
+
+#[tokio::test]
+async fn the_largest_message_there_is_passes_and_a_byte_more_is_refused() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine.shield().start().await;
+    // Everything that travels with a message is as long as it may be.
+    let user = "ü".repeat(64);
+    let token = acme.token().user(&user).sign();
+    let room = [
+        "a".repeat(64),
+        "b".repeat(64),
+        "c".repeat(64),
+        "d".repeat(5),
+    ]
+    .join(".");
+    assert_eq!((user.len(), room.len()), (128, 200));
+    let mut alice = shield.connect(&token).await;
+    let mut bob = shield.connect(&acme.token().user("bob").sign()).await;
+    alice.join(&room).await;
+    bob.join(&room).await;
+    let limits = alice.welcome.limits.unwrap();
+    let headers: BTreeMap<String, String> = (0..limits.max_headers)
+        .map(|number| {
+            let name = format!("h{number:03}");
+            let value = "v".repeat((limits.max_header_bytes / limits.max_headers) as usize - 4);
+            (name, value)
+        })
+        .chain([("traceparent".to_owned(), "t".repeat(256))])
+        .collect();
+    let mut sent = None;
+    for size in [
+        limits.max_payload_bytes as usize,
+        limits.max_payload_bytes as usize + 1,
+    ] {
+        let publish = Envelope {
+            headers: headers.clone(),
+            ..envelope::publish(&room, 9, Bytes::from(vec![b'x'; size]), true)
+        };
+        if publish.encoded_len() > limits.max_frame_bytes as usize {
+            // The frame is the limit then; its largest is what counts.
+            let room_for = limits.max_frame_bytes as usize - (publish.encoded_len() - size);
+            let publish = Envelope {
+                payload: Bytes::from(vec![b'x'; room_for]),
+                ..publish
+            };
+            assert_eq!(publish.encoded_len(), limits.max_frame_bytes as usize);
+            alice.send(publish.clone()).await;
+            sent = Some(publish);
+            break;
+        }
+        alice.send(publish.clone()).await;
+        if size > limits.max_payload_bytes as usize {
+            alice.expect_error(ErrorCode::PayloadTooLarge).await;
+        } else {
+            sent = Some(publish);
+        }
+    }
+    let sent = sent.unwrap();
+    let heard = bob.expect(Opcode::Message).await;
+    assert_eq!(heard.payload, sent.payload);
+    assert!(
+        sent.headers
+            .iter()
+            .all(|(name, value)| heard.headers.get(name) == Some(value))
+    );
+    let mut answers = [alice.next().await.op(), alice.next().await.op()];
+    answers.sort();
+    assert_eq!(answers, [Opcode::Ack, Opcode::Message]);
+    alice.ping().await;
+    bob.ping().await;
+    assert_eq!(shield.metric("spine_reconnects_total", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn requests_sent_in_one_burst_are_all_answered_in_order() {
+    const ROOMS: u64 = 200;
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine
+        .shield()
+        .with("session.max_rooms = 1000\nsession.max_unconfirmed = 4")
+        .start()
+        .await;
+    let mut alice = shield.connect(&acme.token().sign()).await;
+    for number in 1..=ROOMS {
+        alice
+            .send(envelope::join(
+                &format!("room.{number}"),
+                number,
+                without_echo(),
+            ))
+            .await;
+    }
+    for number in 1..=ROOMS {
+        let joined = alice.expect(Opcode::Joined).await;
+        assert_eq!(joined.r#ref, number);
+    }
+    // Far more than may be unconfirmed at once: reading pauses, nothing is refused.
+    for number in 1..=5 * ROOMS {
+        let room = format!("room.{}", 1 + number % ROOMS);
+        alice
+            .send(envelope::publish(
+                &room,
+                number,
+                Bytes::from_static(b"x"),
+                true,
+            ))
+            .await;
+    }
+    for number in 1..=5 * ROOMS {
+        let ack = alice.expect(Opcode::Ack).await;
+        assert_eq!(ack.r#ref, number);
+    }
+    for number in 1..=ROOMS {
+        alice
+            .send(envelope::leave(&format!("room.{number}"), number))
+            .await;
+    }
+    for number in 1..=ROOMS {
+        assert_eq!(alice.expect(Opcode::Left).await.r#ref, number);
+    }
+    alice.ping().await;
+    assert_eq!(
+        shield.metric("acks_total", "acked").await,
+        5.0 * ROOMS as f64
+    );
+}
+
+#[tokio::test]
+async fn a_tenants_own_limits_are_told_and_kept() {
+    let spine = Spine::start().await;
+    let acme = spine
+        .create_tenant(arqon_harness::TenantParams {
+            limits: arqon_proto::v1::TenantLimits {
+                max_payload_bytes: 100,
+                max_rooms_per_session: 2,
+                max_rooms: 3,
+                ..Default::default()
+            },
+            ..spine.tenant_params("acme")
+        })
+        .await;
+    let shield = spine.shield().start().await;
+    let mut alice = shield.connect(&acme.token().sign()).await;
+    let limits = alice.welcome.limits.unwrap();
+    assert_eq!((limits.max_payload_bytes, limits.max_rooms), (100, 2));
+    alice.join("one").await;
+    alice.join("two").await;
+    let refusal = alice.join_with("three", Join::default()).await.unwrap_err();
+    assert_eq!(refusal.name, ErrorCode::RoomLimit.name());
+    alice.publish_with("one", "x".repeat(101), &[]).await;
+    alice.expect_error(ErrorCode::PayloadTooLarge).await;
+    alice.publish("one", "x".repeat(100)).await;
+    alice.hears("one", &"x".repeat(100)).await;
+    let mut bob = shield.connect(&acme.token().user("bob").sign()).await;
+    bob.join("three").await;
+    let refusal = bob.join_with("four", Join::default()).await.unwrap_err();
+    assert_eq!(refusal.name, ErrorCode::RoomLimit.name());
 }
 
 async fn gauges(shield: &TestShield) -> [f64; 3] {
