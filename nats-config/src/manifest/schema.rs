@@ -138,6 +138,10 @@ const fn integer(
     )
 }
 
+/// NATS ends a connection that sends more than its account takes, for all its
+/// users, so no Shield may read larger frames than accounts are made for.
+const ACCOUNT_FRAME_BYTES: u64 = crate::accounts::DEFAULT_MAX_FRAME_BYTES as u64;
+
 /// All keys, section by section.
 pub const KEYS: &[Key] = &[
     key(
@@ -325,14 +329,14 @@ pub const KEYS: &[Key] = &[
     integer(
         "session.max_frame_bytes",
         1_024,
-        1_048_576,
+        ACCOUNT_FRAME_BYTES,
         "65536",
-        "Largest WebSocket frame or message read. A larger one closes with 1009 before it is buffered. The account's payload limit in NATS is this plus 16 KiB.",
+        "Largest WebSocket frame or message read. A larger one closes with 1009 before it is buffered. Every tenant's account in NATS takes the largest value there is plus 16 KiB, so that no message can cut the tenant's connection.",
     ),
     integer(
         "session.max_payload_bytes",
         1,
-        1_048_576,
+        ACCOUNT_FRAME_BYTES,
         "61440",
         "Largest payload of PUBLISH.",
     ),

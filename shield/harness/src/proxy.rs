@@ -105,8 +105,11 @@ impl Proxy {
     /// Closes every connection; new ones are taken. What a pause held back is lost.
     pub async fn cut(&self) {
         self.refuse(true);
-        self.weather.send_modify(|weather| weather.cuts += 1);
-        crate::eventually!(self.open.load(Ordering::SeqCst) == 0);
+        // Again and again: one that was being opened may have missed the first.
+        crate::eventually!({
+            self.weather.send_modify(|weather| weather.cuts += 1);
+            self.open.load(Ordering::SeqCst) == 0
+        });
         self.refuse(false);
     }
 

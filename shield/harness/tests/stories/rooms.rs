@@ -10,6 +10,9 @@ use arqon_proto::v1::{Envelope, Join, Opcode, envelope::Body};
 use bytes::Bytes;
 use prost::Message as _;
 
+/// A W3C trace context.
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 fn without_echo() -> Join {
     Join {
         echo: Some(false),
@@ -153,7 +156,7 @@ async fn headers_are_stamped_and_the_sender_cannot_be_forged() {
 
     // A good X-Twist-ID is kept and acknowledged; what else is ours is made.
     let twist = TwistId::new().to_string();
-    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let trace = TRACE;
     let reference = alice
         .publish_with(
             "lobby",
@@ -586,7 +589,7 @@ async fn the_largest_message_there_is_passes_and_a_byte_more_is_refused() {
             let value = "v".repeat((limits.max_header_bytes / limits.max_headers) as usize - 4);
             (name, value)
         })
-        .chain([("traceparent".to_owned(), "t".repeat(256))])
+        .chain([("traceparent".to_owned(), TRACE.to_owned())])
         .collect();
     let mut sent = None;
     for size in [
