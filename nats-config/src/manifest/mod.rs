@@ -171,8 +171,6 @@ pub struct Rooms {
     pub linger: Duration,
     /// Silence after which the last sequence number is told.
     pub beacon_after: Duration,
-    /// Bound of the rotation buffer.
-    pub rotation_buffer_messages: usize,
 }
 
 /// How it stops.
@@ -319,7 +317,6 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         max_per_tenant: size(from, "rooms.max_per_tenant"),
         linger: seconds(from, "rooms.linger_secs"),
         beacon_after: Duration::from_millis(from.integer("rooms.beacon_after_ms")),
-        rotation_buffer_messages: size(from, "rooms.rotation_buffer_messages"),
     };
     let drain = Drain {
         timeout: seconds(from, "drain.timeout_secs"),

@@ -268,7 +268,7 @@ pub const KEYS: &[Key] = &[
         256,
         1_048_576,
         "16384",
-        "Messages of one room that wait for this node before they are dropped and a GAP is declared.",
+        "Messages of one room that wait for this node, also while credentials rotate, before they are dropped and a GAP is declared.",
     ),
     key(
         "tokens.audience",
@@ -437,13 +437,6 @@ pub const KEYS: &[Key] = &[
         60_000,
         "5000",
         "After this long without a message a room's publisher tells its last sequence number, so that a lost last message is noticed.",
-    ),
-    integer(
-        "rooms.rotation_buffer_messages",
-        16,
-        1_048_576,
-        "65536",
-        "Messages buffered per tenant while its credentials rotate. More are dropped and a GAP is declared.",
     ),
     integer(
         "drain.timeout_secs",

@@ -38,7 +38,7 @@ pub struct AckRequest {
     pub reference: u64,
     /// The message's X-Twist-ID.
     pub twist: TwistId,
-    /// Lowered by one when the answer is queued.
+    /// Lowered by one before the answer is queued.
     pub in_flight: Arc<AtomicU32>,
 }
 
@@ -213,7 +213,8 @@ impl AckRequest {
                 envelope::error(ErrorCode::AckUnknown, room, self.reference, None, 0)
             }
         };
-        self.outbox.push_control(Frame::envelope(&answer));
+        // Lowered first: a session that waits for this is woken by the frame.
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.outbox.push_control(Frame::envelope(&answer));
     }
 }

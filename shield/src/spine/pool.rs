@@ -211,15 +211,14 @@ impl SpinePool {
 
     /// Every link there is, in no order.
     pub fn stats(&self) -> Vec<LinkStats> {
-        let links = self.lock();
-        let links = links.by_tenant.values();
-        links
-            .map(|link| LinkStats {
-                tenant: link.tenant().clone(),
-                state: link.state(),
-                rooms: link.rooms(),
-            })
-            .collect()
+        // Rooms are counted outside the lock, which every new session takes.
+        let links: Vec<_> = self.lock().by_tenant.values().cloned().collect();
+        let stats = links.iter().map(|link| LinkStats {
+            tenant: link.tenant().clone(),
+            state: link.state(),
+            rooms: link.rooms(),
+        });
+        stats.collect()
     }
 
     /// Closes all links, each once the server has what was published by it.

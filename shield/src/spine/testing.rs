@@ -60,7 +60,8 @@ pub(crate) struct Spine {
 pub(crate) struct Ear {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) session: SessionId,
-    pub(crate) in_flight: Arc<AtomicU32>,
+    in_flight: Arc<AtomicU32>,
+    asked: Arc<AtomicU32>,
     heard: Arc<Mutex<Vec<Heard>>>,
     closed: Arc<Mutex<Option<CloseCode>>>,
 }
@@ -234,6 +235,7 @@ impl Ear {
             outbox: Arc::new(Outbox::new(session, Arc::new(limits))),
             session,
             in_flight: Arc::default(),
+            asked: Arc::default(),
             heard: Arc::default(),
             closed: Arc::default(),
         }
@@ -281,10 +283,30 @@ impl Ear {
         };
         let message = message(&room, self.session, text);
         let result = link.publish(&room, message, Some(ack)).await;
-        if result.is_err() {
-            self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        }
+        match result {
+            Ok(()) => self.asked.fetch_add(1, Ordering::AcqRel),
+            Err(_) => self.in_flight.fetch_sub(1, Ordering::AcqRel),
+        };
         result
+    }
+
+    /// Waits until all it asked acknowledgement for is answered; how often by ACK.
+    pub(crate) async fn all_answered(&self) -> usize {
+        let (mut acked, asked) = (0, self.asked.load(Ordering::Acquire) as usize);
+        until("all is answered", || {
+            let heard = self.heard();
+            let unknown = heard
+                .iter()
+                .filter(|heard| matches!(heard, Heard::Unknown(_)));
+            acked = heard
+                .iter()
+                .filter(|heard| matches!(heard, Heard::Ack(_)))
+                .count();
+            acked + unknown.count() >= asked
+        })
+        .await;
+        assert_eq!(self.in_flight.load(Ordering::Acquire), 0);
+        acked
     }
 
     /// Everything heard so far.

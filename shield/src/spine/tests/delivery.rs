@@ -1,17 +1,21 @@
 //! Joining, publishing, acknowledging, limits.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use arqon_proto::{codes::ErrorCode, envelope, headers, v1};
+use arqon_proto::{codes::ErrorCode, envelope, headers, names::TenantId, v1};
 use arqon_spine::{
     connect::{TenantOptions, connect_user},
     nats::HeaderMap,
     subjects::room_subject,
 };
+use arqon_telemetry::Metrics;
 use bytes::Bytes;
 
 use super::super::{testing::*, *};
-use crate::session::Frame;
+use crate::{control::Tenant, session::Frame};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_hear_each_other_in_order_and_not_other_rooms() {
@@ -102,15 +106,7 @@ async fn acknowledgements_share_barriers() {
             .await
             .unwrap();
     }
-    until("all acknowledged", || {
-        ear.in_flight.load(Ordering::Acquire) == 0
-    })
-    .await;
-    let acked = ear
-        .heard()
-        .into_iter()
-        .filter(|heard| matches!(heard, Heard::Ack(_)));
-    assert_eq!(acked.count() as u64, COUNT);
+    assert_eq!(ear.all_answered().await as u64, COUNT);
     let sent = client.statistics().out_messages.load(Ordering::Relaxed) - before;
     assert!(
         sent < COUNT + COUNT / 2,
@@ -207,4 +203,24 @@ async fn malformed_frames_are_dropped_and_counted() {
     ear.hears_texts("lobby", 1).await;
     assert_eq!(ear.heard(), [Heard::Message("lobby".into(), "good".into())]);
     assert_eq!(metrics.malformed_spine_frames.get(), 4);
+}
+
+/// The account lets its users subscribe below its own tenant's name only, so a
+/// link of a wrong name is refused by the server itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_the_server_refuses_fails_the_join() {
+    let spine = Spine::start().await;
+    let impostor = Arc::new(Tenant {
+        id: TenantId::parse("other").unwrap(),
+        record: spine.tenant.record.clone(),
+    });
+    let pool = SpinePool::new(spine.params("shield-a"), &Metrics::new()).unwrap();
+    let link = pool.link(&impostor).await.unwrap();
+    let ear = Ear::new();
+    for name in ["lobby", "kitchen", "lobby"] {
+        let refused = link.join(&room(name), ear.member(true)).await;
+        assert_eq!(refused, Err(ErrorCode::JoinRefused));
+    }
+    assert_eq!((link.rooms(), ear.heard().len()), (0, 0));
+    assert_eq!(link.state(), LinkState::Up);
 }

@@ -80,10 +80,7 @@ async fn a_killed_server_never_yields_a_false_ack() {
             publisher.await.unwrap();
         }
         for ear in &ears {
-            until("all answered", || {
-                ear.in_flight.load(Ordering::Acquire) == 0
-            })
-            .await;
+            ear.all_answered().await;
         }
         observed.extend(
             tokio::time::timeout(PATIENCE, observer)
@@ -162,7 +159,7 @@ async fn silence_is_never_taken_for_an_acknowledgement() {
         .unwrap();
     spine.server.kill().unwrap();
     ear.hears(&Heard::Unknown(3)).await;
-    assert_eq!(ear.in_flight.load(Ordering::Acquire), 0);
+    assert_eq!(ear.all_answered().await, 1);
     assert_eq!(
         ear.heard(),
         [Heard::Ack(1), Heard::Unknown(2), Heard::Unknown(3)]
