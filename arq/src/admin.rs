@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use arqon_spine::admin::{Admin, AdminError};
+use arqon_spine::control::ControlError;
 use serde_json::Value;
 
 use crate::Globals;
@@ -49,6 +50,9 @@ pub(crate) fn explain(error: AdminError) -> Failure {
         }
         AdminError::ShieldsBehind { .. } => Some(
             "copy the key file to their hosts (its path was printed), then run this again; until then both keys work",
+        ),
+        AdminError::Control(ControlError::Bucket { .. }) => Some(
+            "is this server new? `arq pool create default` makes what it misses; else its JetStream store is lost",
         ),
         _ => None,
     };

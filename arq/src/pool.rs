@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use arqon_proto::names::NodeId;
 use arqon_proto::v1::PoolRecord;
-use arqon_spine::admin::RotateStep;
+use arqon_spine::admin::{AdminError, RotateStep};
+use arqon_spine::control::ControlError;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -24,9 +25,14 @@ pub(crate) struct Pool {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a pool and its first fleet key; one that exists stays as it is
+    ///
+    /// On a fresh server this makes the control plane's buckets too.
     Create {
         /// The pool's name
         name: String,
+        /// Copies of the control plane's data where it is made: 1, or 3 on a cluster
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+        replicas: u8,
     },
     /// Show all pools
     List,
@@ -47,7 +53,7 @@ enum Command {
 /// Does what was asked.
 pub(crate) fn run(pool: Pool, globals: &Globals) -> Result {
     match pool.command {
-        Command::Create { name } => create(&parse(&name)?, globals),
+        Command::Create { name, replicas } => create(&parse(&name)?, replicas, globals),
         Command::List => list(globals),
         Command::RotateKey { name, wait } => rotate(&parse(&name)?, wait, globals),
     }
@@ -69,8 +75,12 @@ fn pool_json(record: &PoolRecord) -> Value {
     })
 }
 
-fn create(name: &NodeId, globals: &Globals) -> Result {
+fn create(name: &NodeId, replicas: u8, globals: &Globals) -> Result {
     let (record, existed, key_file) = with(globals, async |_, admin| {
+        // Only where there are none: existing ones may have another number of copies.
+        if let Err(AdminError::Control(ControlError::Bucket { .. })) = admin.list_pools().await {
+            admin.control().ensure_buckets(replicas.into()).await?;
+        }
         let (record, existed) = admin.create_pool(name).await.map_err(explain)?;
         Ok((record, existed, admin.state().fleet_key_path(name)))
     })?;

@@ -429,6 +429,86 @@ fn a_fleet_key_is_replaced_while_people_talk() {
 }
 
 #[test]
+fn an_operator_sets_up_a_server_by_hand() {
+    struct Server(std::process::Child);
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let folder = Folder::new();
+    folder.arq(&["spine", "init"]).ok();
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let store = folder.path().join("store");
+    let config = folder.path().join("nats.conf");
+    let (store, config) = (store.to_str().unwrap(), config.to_str().unwrap());
+    folder
+        .arq(&[
+            "spine", "config", "--listen", &listen, "--store", store, "--out", config,
+        ])
+        .ok();
+    let context = folder.state().join("context.toml");
+    let text = std::fs::read_to_string(&context).unwrap();
+    std::fs::write(&context, text.replace(":4222", &format!(":{port}"))).unwrap();
+    let down = folder.arq(&["tenant", "list"]);
+    assert_eq!(down.code, 1);
+    assert!(
+        down.err
+            .contains(&format!("arq: cannot reach NATS at nats://{listen}")),
+        "{down:?}"
+    );
+
+    let server = arqon_spine::server::find().unwrap();
+    let _server = Server(
+        std::process::Command::new(server.path)
+            .args(["-c", config])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    until("nats-server listens", || {
+        std::net::TcpStream::connect(&listen).is_ok()
+    });
+    let fresh = folder.arq(&["tenant", "list"]);
+    assert_eq!(fresh.code, 1);
+    assert!(
+        fresh
+            .err
+            .contains("hint: is this server new? `arq pool create"),
+        "{fresh:?}"
+    );
+    folder.until_ok(&["pool", "create", "main"]);
+    let bare = folder
+        .arq(&["tenant", "create", "acme", "--pool", "main"])
+        .ok();
+    assert!(
+        bare.err.contains("trusts no issuer of tokens yet"),
+        "{bare:?}"
+    );
+    let jwks = "https://id.example/keys";
+    let made = folder
+        .arq(&[
+            "--json", "tenant", "create", "globex", "--pool", "main", "--issuer", "id", "--jwks",
+            jwks,
+        ])
+        .ok()
+        .json();
+    assert_eq!(made["issuers"][0]["keys"]["jwks_url"], jwks);
+    assert_eq!(made["issuers"][0]["development"], false);
+    let status = folder.arq(&["status"]);
+    assert_eq!(status.code, 1);
+    assert!(
+        status
+            .out
+            .contains("problem: no Shield of pool main is ready"),
+        "{}",
+        status.out
+    );
+}
+
+#[test]
 fn a_taken_port_names_its_holder() {
     let folder = Folder::new();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
