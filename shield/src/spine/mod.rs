@@ -3,8 +3,8 @@
 //! Out: `link` → `publisher` (numbers, hands over) → connection; `barrier`
 //! proves arrival and answers ACKs. In: connection → `pump` → room → outboxes,
 //! where `origin` tells duplicates and losses. `driver` is the life of a link:
-//! connect, serve, reconnect with a declared GAP; `rotation` changes
-//! credentials without one. `pool` holds the links.
+//! connect (`restore`), serve (`serving`), reconnect with a declared GAP;
+//! `rotation` changes credentials without one. `pool` holds the links.
 //!
 //! What holds always: the order of a publisher's messages in a room is kept;
 //! nothing is delivered twice; what is missing is declared by GAP; ACK is only
@@ -21,7 +21,9 @@ pub(crate) mod origin;
 mod pool;
 mod publisher;
 mod pump;
+mod restore;
 mod rotation;
+mod serving;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
