@@ -189,6 +189,14 @@ impl Client {
     }
 }
 
+/// JOIN of a session that does not hear itself.
+pub fn without_echo() -> Join {
+    Join {
+        echo: Some(false),
+        ..Join::default()
+    }
+}
+
 /// The payload as text.
 pub fn text_of(envelope: &Envelope) -> String {
     String::from_utf8_lossy(&envelope.payload).into_owned()

@@ -17,7 +17,7 @@ mod shield;
 mod spine;
 mod token;
 
-pub use client::{Client, error_of, text_of};
+pub use client::{Client, error_of, text_of, without_echo};
 pub use jwks::JwksServer;
 pub use keys::{IssuerKey, issuer_key};
 pub use patience::{GLANCE, PATIENCE, within};

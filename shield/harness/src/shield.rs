@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use toml::{Table, Value};
 
 use crate::client::Client;
-use crate::spine::{Spine, node};
+use crate::spine::{Spine, TestTenant, node};
 use crate::{http, within};
 
 /// A Shield to be started.
@@ -189,6 +189,12 @@ impl TestShield {
         Client::connect(self.params(token))
             .await
             .unwrap_or_else(|error| panic!("a session: {error:?}"))
+    }
+
+    /// A session with role `service`: it publishes without joining.
+    pub async fn service(&self, tenant: &TestTenant, user: &str) -> Client {
+        self.connect(&tenant.token().user(user).role("service").sign())
+            .await
     }
 
     /// Whether it says that it is ready.

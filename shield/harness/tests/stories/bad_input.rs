@@ -3,32 +3,28 @@
 use std::collections::BTreeMap;
 
 use arqon_harness::raw::{self, op};
-use arqon_harness::{
-    Client, RawPeer, Spine, TestShield, TestTenant, error_of, eventually, http, within,
-};
+use arqon_harness::{Client, RawPeer, Spine, TestShield, TestTenant, error_of, eventually};
 use arqon_proto::codes::{CloseCode, ErrorCode};
 use arqon_proto::envelope;
 use arqon_proto::v1::{Envelope, Join, Opcode, Publish, envelope::Body};
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// A neighbour in room `lobby` that notices any harm.
-struct Neighbour {
+pub(crate) struct Neighbour {
     client: Client,
     said: u32,
 }
 
 impl Neighbour {
-    async fn new(shield: &TestShield, tenant: &TestTenant) -> Self {
+    pub(crate) async fn new(shield: &TestShield, tenant: &TestTenant) -> Self {
         let mut client = shield.connect(&tenant.token().user("bob").sign()).await;
         client.join("lobby").await;
         Self { client, said: 0 }
     }
 
     /// Its room still works, and nothing else reached it.
-    async fn is_unharmed(&mut self) {
+    pub(crate) async fn is_unharmed(&mut self) {
         self.said += 1;
         let text = format!("unharmed {}", self.said);
         self.client.publish("lobby", &text).await;
@@ -36,7 +32,7 @@ impl Neighbour {
     }
 }
 
-async fn stage(manifest: &str) -> (Spine, TestTenant, TestShield) {
+pub(crate) async fn stage(manifest: &str) -> (Spine, TestTenant, TestShield) {
     let spine = Spine::start().await;
     let tenant = spine.tenant("acme").await;
     let shield = spine.shield().with(manifest).start().await;
@@ -461,66 +457,6 @@ async fn one_room_more_than_the_limit_is_refused_and_may_be_had_after_a_leave() 
     bob.ping().await;
 }
 
-#[tokio::test]
-async fn what_is_no_upgrade_is_answered_in_http() {
-    let (_spine, acme, shield) = stage("listen.handshake_timeout_secs = 2").await;
-    let mut bob = Neighbour::new(&shield, &acme).await;
-    let addr = shield.addr();
-    let authorization = format!("Authorization: Bearer {}", acme.token().sign());
-
-    let get = |path: &'static str, headers: Vec<String>| async move {
-        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
-        within("an HTTP answer", http::get(addr, path, &headers))
-            .await
-            .unwrap()
-    };
-    assert_eq!(get("/healthz", vec![]).await.status, 200);
-    assert_eq!(get("/readyz", vec![]).await.status, 200);
-    assert_eq!(get("/", vec![]).await.status, 404);
-    assert_eq!(
-        get("/metrics", vec![]).await.status,
-        404,
-        "metrics are on the admin listener"
-    );
-    let plain = get("/v1/socket", vec![authorization.clone()]).await;
-    assert_eq!(plain.status, 426, "{plain:?}");
-    assert!(plain.body.contains("NOT_A_WEBSOCKET"), "{plain:?}");
-    let long = format!("X-Long: {}", "v".repeat(40_000));
-    let long = get("/v1/socket", vec![long]).await;
-    assert_eq!(long.status, 431, "{long:?}");
-
-    let other = RawPeer::ask(
-        addr,
-        "/v1/socket",
-        &[&authorization, "Sec-WebSocket-Protocol: graphql-ws"],
-    )
-    .await
-    .err()
-    .expect("only arqon.v1 is spoken");
-    assert_eq!(other.status, 400, "{other:?}");
-    assert!(other.body.contains("UNSUPPORTED_SUBPROTOCOL"), "{other:?}");
-
-    // Neither noise, nor silence, nor half a request holds a connection for long.
-    let noise: &[&[u8]] = &[
-        &[0; 64],
-        b"\x16\x03\x01\x02\x00\x01\x00",
-        b"",
-        b"GET /v1/socket HT",
-    ];
-    for bytes in noise {
-        let mut stream = TcpStream::connect(addr).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
-        let mut answer = Vec::new();
-        let end = within("the end of a connection", stream.read_to_end(&mut answer)).await;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
-            "{bytes:02x?}: {end:?} {answer}"
-        );
-    }
-    bob.is_unharmed().await;
-}
-
 /// NATS cuts the connection that sends more than the account takes, for all of
 /// a tenant's sessions: no Shield can be set to let such a message through.
 #[tokio::test]
@@ -546,25 +482,4 @@ async fn no_message_is_large_enough_to_cut_the_tenants_connection() {
         bob.is_unharmed().await;
     }
     assert_eq!(shield.metric("spine_reconnects_total", "").await, 0.0);
-}
-
-#[tokio::test]
-async fn one_session_more_than_the_limit_is_asked_to_come_later() {
-    let (_spine, acme, shield) = stage("session.max_sessions = 2").await;
-    let mut bob = Neighbour::new(&shield, &acme).await;
-    let second = shield.connect(&acme.token().sign()).await;
-    let answer = RawPeer::open(shield.addr(), &acme.token().sign())
-        .await
-        .err()
-        .unwrap();
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert!(answer.body.contains("SESSION_LIMIT"), "{answer:?}");
-    assert!(answer.header("retry-after").is_some(), "{answer:?}");
-    drop(second);
-    eventually!(
-        RawPeer::open(shield.addr(), &acme.token().sign())
-            .await
-            .is_ok()
-    );
-    bob.is_unharmed().await;
 }

@@ -5,9 +5,13 @@
 
 mod auth;
 mod bad_input;
+mod edge;
+mod endings;
 mod environment;
-mod faults;
 mod isolation;
+mod lost_spine;
+mod rights;
 mod rooms;
+mod rotation;
 mod tls;
 mod wscat;
