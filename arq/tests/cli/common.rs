@@ -285,7 +285,8 @@ impl Drop for Listener {
     }
 }
 
-/// Puts arqon-shield beside the arq under test, once.
+/// Puts arqon-shield beside the arq under test, once. Both packages are named, as scripts/dev
+/// does: alone, its dependencies would have other features and be compiled anew.
 fn build_shield() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
@@ -295,8 +296,8 @@ fn build_shield() {
                 "build",
                 "--quiet",
                 "--package",
-                "arqon-shield",
-                "--bin",
+                "arq",
+                "--package",
                 "arqon-shield",
             ])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
