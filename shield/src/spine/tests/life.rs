@@ -198,7 +198,7 @@ async fn beats_tell_the_truth_and_orders_are_obeyed() {
         };
         tokio::time::timeout(PATIENCE, wait).await.unwrap()
     };
-    let first = beat(&|beat| beat.rooms == 1).await;
+    let first = beat(&|beat| beat.rooms == 1 && beat.messages_in == 1).await;
     assert_eq!(
         (first.shield.as_str(), first.sessions, first.messages_in),
         ("shield-a", 1, 1)
