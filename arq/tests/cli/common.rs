@@ -285,21 +285,14 @@ impl Drop for Listener {
     }
 }
 
-/// Puts arqon-shield beside the arq under test, once. Both packages are named, as scripts/dev
-/// does: alone, its dependencies would have other features and be compiled anew.
+/// Puts arqon-shield beside the arq under test, once. The whole workspace is named, as everywhere
+/// in scripts/: alone, its dependencies would have other features and be compiled anew.
 fn build_shield() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let built = Command::new(cargo)
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "arq",
-                "--package",
-                "arqon-shield",
-            ])
+            .args(["build", "--quiet", "--workspace", "--bins"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();

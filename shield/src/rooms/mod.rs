@@ -11,4 +11,4 @@ mod table;
 
 pub use room::Member;
 pub(crate) use room::{Delivery, Room};
-pub(crate) use table::{Entered, Rooms};
+pub(crate) use table::{Entered, Limit, Rooms};

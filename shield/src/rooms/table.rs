@@ -40,6 +40,15 @@ pub(crate) enum Entered {
     Full,
 }
 
+/// How many rooms a tenant may have here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// Rooms with members, or with somebody waiting to get in.
+    pub(crate) occupied: usize,
+    /// Rooms in all: each has a subscription, and the server refuses beyond its limit.
+    pub(crate) subscriptions: usize,
+}
+
 #[derive(Debug)]
 struct Entry {
     room: Arc<Room>,
@@ -78,13 +87,13 @@ impl Rooms {
         id: &RoomId,
         member: Member,
         joined: Option<Frame>,
-        limit: usize,
+        limit: Limit,
     ) -> Entered {
         let mut table = self.lock();
-        let rooms = table.len();
+        let full = !table.contains_key(id) && is_full(&table, limit);
         let (entry, subscribe) = match table.entry(id.clone()) {
             hash_map::Entry::Occupied(entry) => (entry.into_mut(), false),
-            hash_map::Entry::Vacant(_) if rooms >= limit => return Entered::Full,
+            hash_map::Entry::Vacant(_) if full => return Entered::Full,
             hash_map::Entry::Vacant(place) => {
                 let subject = room_subject(&self.tenant, id).into();
                 let entry = Entry {
@@ -264,4 +273,13 @@ impl Entry {
             }
         }
     }
+}
+
+/// Whether one room more is too many. Rooms that only linger do not count, so
+/// that leaving makes room at once; but each still has its subscription, and of
+/// those there is a hard limit.
+fn is_full(table: &HashMap<RoomId, Entry>, limit: Limit) -> bool {
+    let occupied = || table.values().filter(|entry| entry.empty_since.is_none());
+    table.len() >= limit.subscriptions
+        || (table.len() >= limit.occupied && occupied().count() >= limit.occupied)
 }

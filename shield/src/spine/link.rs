@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     control::Tenant,
-    rooms::{Entered, Member, Rooms},
+    rooms::{Entered, Limit, Member, Rooms},
     session::Frame,
 };
 
@@ -335,12 +335,17 @@ impl Drop for TenantLink {
 
 impl Shared {
     /// Rooms that this tenant may have here.
-    fn room_limit(&self) -> usize {
-        let template = usize::try_from(TEMPLATE_SUBS).unwrap_or(usize::MAX) - OWN_SUBSCRIPTIONS;
-        let limit = self.params.max_rooms.min(template);
-        match &self.record.load().record.limits {
+    fn room_limit(&self) -> Limit {
+        let subscriptions =
+            usize::try_from(TEMPLATE_SUBS).unwrap_or(usize::MAX) - OWN_SUBSCRIPTIONS;
+        let limit = self.params.max_rooms.min(subscriptions);
+        let occupied = match &self.record.load().record.limits {
             Some(limits) if limits.max_rooms > 0 => limit.min(limits.max_rooms as usize),
             _ => limit,
+        };
+        Limit {
+            occupied,
+            subscriptions,
         }
     }
 
