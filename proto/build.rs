@@ -10,7 +10,11 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const PROTOS: [&str; 2] = ["arqon/v1/envelope.proto", "arqon/v1/control.proto"];
+const PROTOS: [&str; 3] = [
+    "arqon/v1/envelope.proto",
+    "arqon/v1/control.proto",
+    "arqon/v1/presence.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for input in PROTOS.iter().chain(&["codes.toml", "build", "build.rs"]) {

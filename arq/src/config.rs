@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arqon_spine::manifest::{self, Manifest, ManifestError, Problem};
+use arqon_spine::manifest::{self, Problem};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
@@ -68,7 +68,7 @@ fn chosen(file: Option<PathBuf>, globals: &Globals) -> Result<PathBuf> {
 fn init(file: Option<PathBuf>, id: &str, force: bool, globals: &Globals) -> Result {
     arqon_proto::names::NodeId::parse(id)
         .map_err(|error| Failure::usage(format!("`{id}` is no node id: {error}")))?;
-    let text = manifest::template(&[("node.id", &format!("{id:?}"))]);
+    let text = manifest::template(manifest::Role::Shield, &[("node.id", &format!("{id:?}"))]);
     if file.as_deref().is_some_and(|file| file.as_os_str() == "-") {
         return globals.output.line(text.trim_end());
     }
@@ -95,23 +95,16 @@ fn init(file: Option<PathBuf>, id: &str, force: bool, globals: &Globals) -> Resu
 }
 
 fn check(file: &Path, text_only: bool, globals: &Globals) -> Result {
-    let problems = if text_only {
-        let text = std::fs::read_to_string(file)
-            .doing(format!("cannot read {}", file.display()))
-            .map_err(bad_manifest)?;
-        let base = file.parent().unwrap_or(Path::new("."));
-        Manifest::parse(&text, base, manifest::SecretMode::Unchecked)
-            .err()
-            .unwrap_or_default()
+    let text = std::fs::read_to_string(file)
+        .doing(format!("cannot read {}", file.display()))
+        .map_err(|failure| bad_manifest(failure).hint("`arq config init` writes one"))?;
+    let base = file.parent().unwrap_or(Path::new("."));
+    let files = if text_only {
+        manifest::SecretMode::Unchecked
     } else {
-        match Manifest::load(file) {
-            Ok(_) => Vec::new(),
-            Err(ManifestError::Invalid { problems, .. }) => problems,
-            Err(error) => {
-                return Err(bad_manifest(error.into()).hint("`arq config init` writes one"));
-            }
-        }
+        manifest::SecretMode::Checked
     };
+    let problems = manifest::problems(&text, base, files);
     let output = &globals.output;
     if output.json {
         let listed: Vec<Value> = problems

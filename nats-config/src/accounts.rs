@@ -16,7 +16,7 @@ use arqon_proto::v1;
 
 use crate::claims::{
     Account, AccountClaims, AccountKind, AccountLimits, ConnectionType, Export, Import, Permission,
-    Responses, Scope, ShareKind, Template, UNLIMITED, VERSION,
+    Scope, ShareKind, Template, UNLIMITED, VERSION,
 };
 use crate::subjects;
 
@@ -30,9 +30,6 @@ pub const DEFAULT_MAX_FRAME_BYTES: u32 = 64 * 1024;
 /// Connections of one tenant: two for each Shield (rotation overlaps) of a
 /// pool of 60, and some for debugging. A leaked credential can take no more.
 pub const TENANT_CONNECTIONS: i64 = 128;
-
-/// How long a Brain may take to answer a request.
-const ANSWER_WITHIN_NANOS: u64 = 5_000_000_000;
 
 /// The reserved token by which this tenant is named in templates.
 const TENANT: &str = "{{account-tag(tenant)}}";
@@ -237,7 +234,12 @@ pub fn control_shield_template() -> Template {
         publish: Permission::allow(
             reads.chain([format!("shield.{OWN_NAME}.>"), OWN_INBOX.to_owned()]),
         ),
-        subscribe: Permission::allow(["ctl.all.>", &format!("ctl.shield.{OWN_NAME}.>"), OWN_INBOX]),
+        subscribe: Permission::allow([
+            "ctl.all.>",
+            &format!("ctl.shield.{OWN_NAME}.>"),
+            &format!("brain.*.ask.{OWN_NAME}"),
+            OWN_INBOX,
+        ]),
         subs: 256,
         ..standard()
     }
@@ -251,7 +253,8 @@ pub fn control_brain_template() -> Template {
             "ctl.all.>",
             &format!("ctl.brain.{OWN_NAME}.>"),
             "shield.*.beat",
-            "brain.*.>",
+            "shield.*.presence",
+            "brain.*.beat",
             OWN_INBOX,
         ]),
         subs: 256,
@@ -277,16 +280,12 @@ pub fn control_admin_template() -> Template {
     }
 }
 
-/// A Brain in its own account: hears every tenant, speaks to each by its
-/// account, answers what it is asked.
+/// A Brain in its own account: hears every tenant, and speaks to each by its
+/// account. Answers go the same way as events, in pages, so it needs no reply.
 pub fn brain_template() -> Template {
     Template {
         publish: Permission::allow(["presence-events.>", OWN_INBOX]),
         subscribe: Permission::allow(["presence.>", OWN_INBOX]),
-        responses: Some(Responses {
-            max: 1,
-            ttl: ANSWER_WITHIN_NANOS,
-        }),
         ..standard()
     }
 }

@@ -32,6 +32,8 @@ use records::Bucket;
 const KIND: &str = "Arqon-Kind";
 const ORDER: &str = "order";
 const BEAT: &str = "beat";
+const PRESENCE: &str = "presence";
+const ASK: &str = "ask";
 
 /// A cluster that has just started refuses, or does not answer at all, until it
 /// has elected a leader.
@@ -250,6 +252,81 @@ impl ControlStore {
                 let beat = v1::ShieldBeat::decode(typed(&message, BEAT)?).ok()?;
                 let id = NodeId::parse(&beat.shield).ok()?;
                 (message.subject.as_str() == subjects::shield_beat(&id)).then_some(beat)
+            })
+            .boxed())
+    }
+
+    /// Publishes a page of a Shield's presence digests.
+    pub async fn publish_presence(
+        &self,
+        id: &NodeId,
+        digests: &v1::PresenceDigests,
+    ) -> Result<(), ControlError> {
+        let subject = subjects::shield_presence(id);
+        self.publish(subject, PRESENCE, digests.encode_to_vec())
+            .await
+    }
+
+    /// The presence digests of all Shields, as [`Self::subscribe_beats`].
+    pub async fn subscribe_presence(
+        &self,
+    ) -> Result<BoxStream<'static, v1::PresenceDigests>, ControlError> {
+        let messages = self
+            .subscribe(subjects::shield_presences().to_owned())
+            .await?;
+        Ok(messages
+            .filter_map(|message| async move {
+                let digests = v1::PresenceDigests::decode(typed(&message, PRESENCE)?).ok()?;
+                let id = NodeId::parse(&digests.shield).ok()?;
+                (message.subject.as_str() == subjects::shield_presence(&id)).then_some(digests)
+            })
+            .boxed())
+    }
+
+    /// A Brain asks a Shield for its presence digests.
+    pub async fn publish_ask(
+        &self,
+        brain: &NodeId,
+        shield: &NodeId,
+        ask: &v1::PresenceAsk,
+    ) -> Result<(), ControlError> {
+        let subject = subjects::brain_ask(brain, shield);
+        self.publish(subject, ASK, ask.encode_to_vec()).await
+    }
+
+    /// What Brains ask of one Shield.
+    pub async fn subscribe_asks(
+        &self,
+        shield: &NodeId,
+    ) -> Result<BoxStream<'static, v1::PresenceAsk>, ControlError> {
+        let messages = self.subscribe(subjects::brain_asks(shield)).await?;
+        Ok(messages
+            .filter_map(
+                |message| async move { v1::PresenceAsk::decode(typed(&message, ASK)?).ok() },
+            )
+            .boxed())
+    }
+
+    /// Publishes a Brain's report.
+    pub async fn publish_brain_beat(
+        &self,
+        id: &NodeId,
+        beat: &v1::BrainBeat,
+    ) -> Result<(), ControlError> {
+        self.publish(subjects::brain_beat(id), BEAT, beat.encode_to_vec())
+            .await
+    }
+
+    /// The reports of all Brains, as [`Self::subscribe_beats`].
+    pub async fn subscribe_brain_beats(
+        &self,
+    ) -> Result<BoxStream<'static, v1::BrainBeat>, ControlError> {
+        let messages = self.subscribe(subjects::brain_beats().to_owned()).await?;
+        Ok(messages
+            .filter_map(|message| async move {
+                let beat = v1::BrainBeat::decode(typed(&message, BEAT)?).ok()?;
+                let id = NodeId::parse(&beat.brain).ok()?;
+                (message.subject.as_str() == subjects::brain_beat(&id)).then_some(beat)
             })
             .boxed())
     }

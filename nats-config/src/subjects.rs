@@ -68,6 +68,87 @@ pub fn presence_events(tenant: &TenantId) -> String {
     format!("{tenant}.{PRESENCE_TOKEN}.>")
 }
 
+/// Where a Shield tells changes of presence, in the tenant's account.
+pub const PRESENCE_CHANGE: &str = "_arq.presence.change";
+
+/// Where a Shield asks for a room, in the tenant's account.
+pub const PRESENCE_QUERY: &str = "_arq.presence.query";
+
+/// Where a Shield sends the pages of a snapshot to a Brain, in the tenant's account.
+pub fn presence_page(brain: &NodeId) -> String {
+    format!("_arq.presence.page.{brain}")
+}
+
+/// Where a Shield hears what changed in a tenant's rooms, in the tenant's account.
+pub fn presence_room_events(tenant: &TenantId) -> String {
+    format!("{tenant}.{PRESENCE_TOKEN}.events")
+}
+
+/// Where a Shield hears Brains speak to it alone, in the tenant's account.
+pub fn presence_orders(tenant: &TenantId, shield: &NodeId) -> String {
+    format!("{tenant}.{PRESENCE_TOKEN}.shield.{shield}")
+}
+
+/// All changes of all tenants, in BRAIN. The second token is the account.
+pub const BRAIN_CHANGES: &str = "presence.*.change";
+
+/// All queries of all tenants, in BRAIN.
+pub const BRAIN_QUERIES: &str = "presence.*.query";
+
+/// The queue group in which Brains share the queries.
+pub const BRAIN_QUEUE: &str = "brain";
+
+/// The pages of all tenants to one Brain, in BRAIN.
+pub fn brain_pages(brain: &NodeId) -> String {
+    format!("presence.*.page.{brain}")
+}
+
+/// Where a Brain tells the Shields of account `A…` what changed, in BRAIN.
+pub fn brain_events(account: &str) -> String {
+    format!("presence-events.{account}.events")
+}
+
+/// Where a Brain speaks to one Shield of account `A…`, in BRAIN.
+pub fn brain_orders(account: &str, shield: &NodeId) -> String {
+    format!("presence-events.{account}.shield.{shield}")
+}
+
+/// The account in a subject of BRAIN.
+#[must_use]
+pub fn account_of(subject: &str) -> Option<&str> {
+    subject.split('.').nth(1)
+}
+
+/// Presence digests of one Shield.
+pub fn shield_presence(id: &NodeId) -> String {
+    format!("shield.{id}.presence")
+}
+
+/// Presence digests of every Shield.
+pub fn shield_presences() -> &'static str {
+    "shield.*.presence"
+}
+
+/// Reports of one Brain.
+pub fn brain_beat(id: &NodeId) -> String {
+    format!("brain.{id}.beat")
+}
+
+/// Reports of every Brain.
+pub fn brain_beats() -> &'static str {
+    "brain.*.beat"
+}
+
+/// Where a Brain asks a Shield for its presence digests.
+pub fn brain_ask(brain: &NodeId, shield: &NodeId) -> String {
+    format!("brain.{brain}.ask.{shield}")
+}
+
+/// Where a Shield hears every Brain ask.
+pub fn brain_asks(shield: &NodeId) -> String {
+    format!("brain.*.ask.{shield}")
+}
+
 /// The presence service as BRAIN sees it from account `A…`.
 pub fn presence_in(account: &str) -> String {
     format!("presence.{account}.>")

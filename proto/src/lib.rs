@@ -8,4 +8,5 @@ pub mod codes;
 pub mod envelope;
 pub mod headers;
 pub mod names;
+pub mod presence;
 pub mod v1;

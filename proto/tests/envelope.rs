@@ -37,7 +37,11 @@ fn members() -> impl Strategy<Value = Vec<PresenceMember>> {
         });
     let member = (text(), vec(meta, 0..3));
     vec(
-        member.prop_map(|(user, sessions)| PresenceMember { user, sessions }),
+        member.prop_map(|(user, sessions)| PresenceMember {
+            user,
+            sessions,
+            session_count: 0,
+        }),
         0..3,
     )
 }

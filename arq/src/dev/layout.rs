@@ -91,21 +91,24 @@ pub(super) fn prepare(context: &mut Context, ports: Ports, output: &Output) -> R
     let file = context.manifest_file();
     let mut text = match std::fs::read_to_string(&file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => manifest::template(&[
-            ("node.id", &quoted(SHIELD)),
-            (
-                "spine.control_creds_file",
-                &quoted(&relative(context, creds)),
-            ),
-            (
-                "spine.fleet_key_file",
-                &quoted(&relative(context, fleet_key)),
-            ),
-            ("tokens.allow_development", "true"),
-            // Who presses Ctrl-C does not want to wait for clients that do not listen.
-            ("drain.timeout_secs", "4"),
-            ("drain.spread_secs", "0"),
-        ]),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => manifest::template(
+            manifest::Role::Shield,
+            &[
+                ("node.id", &quoted(SHIELD)),
+                (
+                    "spine.control_creds_file",
+                    &quoted(&relative(context, creds)),
+                ),
+                (
+                    "spine.fleet_key_file",
+                    &quoted(&relative(context, fleet_key)),
+                ),
+                ("tokens.allow_development", "true"),
+                // Who presses Ctrl-C does not want to wait for clients that do not listen.
+                ("drain.timeout_secs", "4"),
+                ("drain.spread_secs", "0"),
+            ],
+        ),
         Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
     };
     for (section, key, value) in [

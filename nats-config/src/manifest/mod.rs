@@ -3,6 +3,7 @@
 //! Reading never stops at the first mistake: each is reported with its key, the
 //! value found and what would be valid. No environment variable has any effect.
 
+mod brain;
 mod reader;
 mod render;
 pub mod schema;
@@ -15,9 +16,11 @@ use std::time::Duration;
 use arqon_proto::names::NodeId;
 use toml::Table;
 
+pub use brain::BrainManifest;
 pub use render::{docs, effective, template};
 
 use reader::Reader;
+pub use schema::Role;
 
 /// Exit status of a program whose manifest is wrong (`EX_USAGE`).
 pub const EXIT_BAD_MANIFEST: u8 = 64;
@@ -39,6 +42,8 @@ pub struct Manifest {
     pub session: Session,
     /// `[rooms]`
     pub rooms: Rooms,
+    /// `[presence]`
+    pub presence: Presence,
     /// `[drain]`
     pub drain: Drain,
     /// `[log]`
@@ -173,6 +178,21 @@ pub struct Rooms {
     pub beacon_after: Duration,
 }
 
+/// Presence as a Shield's sessions take part in it.
+#[derive(Debug, Clone)]
+pub struct Presence {
+    /// From the last session's end to PRESENCE_LEAVE.
+    pub leave_delay: Duration,
+    /// Bytes of a meta.
+    pub max_meta_bytes: usize,
+    /// Changes are gathered so long.
+    pub flush: Duration,
+    /// Longest wait for a Brain's answer.
+    pub query_timeout: Duration,
+    /// Members on a page of PRESENCE_STATE.
+    pub page_members: usize,
+}
+
 /// How it stops.
 #[derive(Debug, Clone)]
 pub struct Drain {
@@ -250,15 +270,7 @@ impl Manifest {
     /// # Errors
     /// All problems at once, see [`ManifestError`].
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ManifestError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        let base = path.parent().unwrap_or(Path::new("."));
-        Self::parse(&text, base, SecretMode::Checked).map_err(|problems| ManifestError::Invalid {
-            path: path.to_owned(),
-            problems,
-        })
+        load(path, Self::parse)
     }
 
     /// Checks the text of a manifest. Relative paths start at `base`.
@@ -266,23 +278,71 @@ impl Manifest {
     /// # Errors
     /// All problems, by key.
     pub fn parse(text: &str, base: &Path, secrets: SecretMode) -> Result<Self, Vec<Problem>> {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error
-                .span()
-                .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-            vec![Problem {
-                path: String::new(),
-                value: line.map(|line| format!("line {line}")),
-                remedy: format!("write valid TOML: {}", error.message()),
-            }]
-        })?;
-        let mut reader = Reader::new(&table, base, secrets);
-        let manifest = read(&mut reader);
-        let problems = reader.finish();
-        match manifest {
-            Some(manifest) if problems.is_empty() => Ok(manifest),
-            _ => Err(problems),
+        parse(text, base, secrets, Role::Shield, read)
+    }
+}
+
+impl Role {
+    /// The role that a manifest says by its sections.
+    #[must_use]
+    pub fn of(table: &Table) -> Self {
+        if table.contains_key("brain") {
+            Self::Brain
+        } else {
+            Self::Shield
         }
+    }
+}
+
+/// Checks the text of a manifest of whichever role it says; all problems, by key.
+#[must_use]
+pub fn problems(text: &str, base: &Path, secrets: SecretMode) -> Vec<Problem> {
+    let role = text.parse().map_or(Role::Shield, |table| Role::of(&table));
+    let checked = match role {
+        Role::Shield => Manifest::parse(text, base, secrets).map(drop),
+        Role::Brain => BrainManifest::parse(text, base, secrets).map(drop),
+    };
+    checked.err().unwrap_or_default()
+}
+
+fn load<M>(
+    path: &Path,
+    parse: impl FnOnce(&str, &Path, SecretMode) -> Result<M, Vec<Problem>>,
+) -> Result<M, ManifestError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ManifestError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    parse(&text, base, SecretMode::Checked).map_err(|problems| ManifestError::Invalid {
+        path: path.to_owned(),
+        problems,
+    })
+}
+
+fn parse<M>(
+    text: &str,
+    base: &Path,
+    secrets: SecretMode,
+    role: Role,
+    read: impl FnOnce(&mut Reader<'_>) -> Option<M>,
+) -> Result<M, Vec<Problem>> {
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error
+            .span()
+            .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        vec![Problem {
+            path: String::new(),
+            value: line.map(|line| format!("line {line}")),
+            remedy: format!("write valid TOML: {}", error.message()),
+        }]
+    })?;
+    let mut reader = Reader::new(&table, base, secrets, role);
+    let manifest = read(&mut reader);
+    let problems = reader.finish();
+    match manifest {
+        Some(manifest) if problems.is_empty() => Ok(manifest),
+        _ => Err(problems),
     }
 }
 
@@ -316,20 +376,20 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
     let rooms = Rooms {
         max_per_tenant: size(from, "rooms.max_per_tenant"),
         linger: seconds(from, "rooms.linger_secs"),
-        beacon_after: Duration::from_millis(from.integer("rooms.beacon_after_ms")),
+        beacon_after: millis(from, "rooms.beacon_after_ms"),
+    };
+    let presence = Presence {
+        leave_delay: millis(from, "presence.leave_delay_ms"),
+        max_meta_bytes: size(from, "presence.max_meta_bytes"),
+        flush: millis(from, "presence.flush_ms"),
+        query_timeout: millis(from, "presence.query_timeout_ms"),
+        page_members: size(from, "presence.page_members"),
     };
     let drain = Drain {
         timeout: seconds(from, "drain.timeout_secs"),
         spread: seconds(from, "drain.spread_secs"),
     };
-    let log = Log {
-        format: if from.text("log.format") == "json" {
-            LogFormat::Json
-        } else {
-            LogFormat::Pretty
-        },
-        level: from.text("log.level"),
-    };
+    let log = read_log(from);
     let node = Node {
         id: NodeId::parse(&id).ok()?,
         pool: NodeId::parse(&pool).ok()?,
@@ -342,9 +402,21 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         tokens,
         session,
         rooms,
+        presence,
         drain,
         log,
     })
+}
+
+fn read_log(from: &mut Reader<'_>) -> Log {
+    Log {
+        format: if from.text("log.format") == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Pretty
+        },
+        level: from.text("log.level"),
+    }
 }
 
 fn read_tls(from: &mut Reader<'_>) -> Option<Tls> {
@@ -369,7 +441,7 @@ fn read_tls(from: &mut Reader<'_>) -> Option<Tls> {
     })
 }
 
-fn read_spine(from: &mut Reader<'_>) -> Spine {
+fn read_servers(from: &mut Reader<'_>) -> Vec<String> {
     let servers = from.list("spine.servers");
     if servers.is_empty() && from.present("spine.servers") {
         from.problem(
@@ -389,13 +461,17 @@ fn read_spine(from: &mut Reader<'_>) -> Spine {
             );
         }
     }
+    servers
+}
+
+fn read_spine(from: &mut Reader<'_>) -> Spine {
     Spine {
-        servers,
+        servers: read_servers(from),
         control_creds_file: from.file("spine.control_creds_file"),
         fleet_key_file: from.file("spine.fleet_key_file"),
         user_ttl: seconds(from, "spine.user_ttl_secs"),
         idle_close: seconds(from, "spine.idle_close_secs"),
-        ack_timeout: Duration::from_millis(from.integer("spine.ack_timeout_ms")),
+        ack_timeout: millis(from, "spine.ack_timeout_ms"),
         pump_capacity: size(from, "spine.pump_capacity"),
     }
 }
@@ -445,6 +521,10 @@ fn read_session(from: &mut Reader<'_>) -> Option<Session> {
 
 fn size(from: &mut Reader<'_>, path: &'static str) -> usize {
     usize::try_from(from.integer(path)).unwrap_or(usize::MAX)
+}
+
+fn millis(from: &mut Reader<'_>, path: &'static str) -> Duration {
+    Duration::from_millis(from.integer(path))
 }
 
 fn seconds(from: &mut Reader<'_>, path: &'static str) -> Duration {

@@ -1,29 +1,30 @@
 //! Reads a TOML table against the schema and collects every problem.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use arqon_proto::names::NodeId;
 use toml::{Table, Value};
 
-use super::schema::{Default, KEYS, Key, Kind, SECTIONS};
+use super::schema::{Default, KEYS, Key, Kind, Role, SECTIONS};
 use super::{Problem, SecretMode};
 
 pub(super) struct Reader<'a> {
     table: &'a Table,
     base: &'a Path,
     secrets: SecretMode,
+    role: Role,
     problems: Vec<Problem>,
 }
 
 // === impl Reader ===
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(table: &'a Table, base: &'a Path, secrets: SecretMode) -> Self {
+    pub(super) fn new(table: &'a Table, base: &'a Path, secrets: SecretMode, role: Role) -> Self {
         Self {
             table,
             base,
             secrets,
+            role,
             problems: Vec::new(),
         }
     }
@@ -181,7 +182,6 @@ impl<'a> Reader<'a> {
     }
 
     fn unknown_keys(&mut self) {
-        let known: BTreeSet<&str> = KEYS.iter().map(|key| key.path).collect();
         for (section, value) in self.table {
             if !SECTIONS.iter().any(|known| known.name == section) {
                 let remedy = match nearest(section, SECTIONS.iter().map(|known| known.name)) {
@@ -201,7 +201,10 @@ impl<'a> Reader<'a> {
             };
             for (name, value) in keys {
                 let path = format!("{section}.{name}");
-                if known.contains(path.as_str()) {
+                if let Some(key) = KEYS.iter().find(|key| key.path == path) {
+                    if !key.is_for(self.role) {
+                        self.problem(&path, Some(value.to_string()), misplaced(self.role));
+                    }
                     continue;
                 }
                 let candidates = KEYS
@@ -213,6 +216,15 @@ impl<'a> Reader<'a> {
                 };
                 self.problem(&path, Some(value.to_string()), remedy);
             }
+        }
+    }
+}
+
+fn misplaced(role: Role) -> &'static str {
+    match role {
+        Role::Shield => "remove it: it belongs in a Brain's manifest",
+        Role::Brain => {
+            "remove it: it belongs in a Shield's manifest; one with [brain] is a Brain's"
         }
     }
 }

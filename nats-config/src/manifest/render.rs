@@ -4,18 +4,21 @@ use std::fmt::Write as _;
 
 use toml::Table;
 
-use super::schema::{Default, KEYS, Kind, SECTIONS};
+use super::schema::{Default, KEYS, Key, Kind, Role, SECTIONS};
 
 /// A commented manifest: required keys set to `required` (by path), the rest as comments.
 #[must_use]
-pub fn template(required: &[(&str, &str)]) -> String {
+pub fn template(role: Role, required: &[(&str, &str)]) -> String {
     let mut out = String::from(
         "# Manifest of an ArqonBus node. `arq config docs` explains every key,\n# `arq config check` tests this file. Lines with # show defaults.\n",
     );
     for section in SECTIONS {
-        let keys = KEYS
-            .iter()
-            .filter(|key| key.path.split('.').next() == Some(section.name));
+        let of_role =
+            |key: &&Key| key.is_for(role) && key.path.split('.').next() == Some(section.name);
+        let keys = KEYS.iter().filter(of_role);
+        if keys.clone().next().is_none() {
+            continue;
+        }
         let _ = write!(out, "\n# {}\n", section.doc);
         let optional = keys.clone().all(|key| key.default == Default::Absent)
             && !required
@@ -88,7 +91,9 @@ pub fn docs() -> String {
 /// each followed by `# default` where the manifest does not set it.
 #[must_use]
 pub fn effective(table: &Table) -> Vec<(&'static str, String, bool)> {
+    let role = Role::of(table);
     KEYS.iter()
+        .filter(|key| key.is_for(role))
         .filter_map(|key| {
             let (section, name) = key.path.split_once('.')?;
             let given = table.get(section).and_then(|section| section.get(name));

@@ -97,14 +97,48 @@ pub const SECTIONS: &[Section] = &[
         doc: "Rooms on this node.",
     },
     Section {
+        name: "presence",
+        doc: "Presence as this Shield's sessions take part in it.",
+    },
+    Section {
         name: "drain",
         doc: "How the node stops.",
+    },
+    Section {
+        name: "brain",
+        doc: "A Brain. A manifest with this section is a Brain's: it has this section, `node.id`, `spine.servers`, `spine.control_creds_file` and `[log]`, and nothing else.",
     },
     Section {
         name: "log",
         doc: "What is logged, to standard error.",
     },
 ];
+
+/// Whose manifest a key belongs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A Shield's.
+    Shield,
+    /// A Brain's.
+    Brain,
+}
+
+/// Keys of Shields that Brains have too.
+const SHARED: [&str; 5] = [
+    "node.id",
+    "spine.servers",
+    "spine.control_creds_file",
+    "log.format",
+    "log.level",
+];
+
+impl Key {
+    /// Whether the key belongs in a manifest of this role.
+    #[must_use]
+    pub fn is_for(&self, role: Role) -> bool {
+        SHARED.contains(&self.path) || (role == Role::Brain) == self.path.starts_with("brain.")
+    }
+}
 
 const fn key(
     path: &'static str,
@@ -439,6 +473,41 @@ pub const KEYS: &[Key] = &[
         "After this long without a message a room's publisher tells its last sequence number, so that a lost last message is noticed.",
     ),
     integer(
+        "presence.leave_delay_ms",
+        0,
+        60_000,
+        "2000",
+        "PRESENCE_LEAVE is told this long after a user's last session left, and not at all if the user is back by then. 0 tells it at once.",
+    ),
+    integer(
+        "presence.max_meta_bytes",
+        0,
+        4_096,
+        "1024",
+        "Bytes of all keys and values of a session's meta in a room. Beyond: META_TOO_LARGE.",
+    ),
+    integer(
+        "presence.flush_ms",
+        1,
+        1_000,
+        "20",
+        "Changes of presence are gathered for at most this long before they are sent.",
+    ),
+    integer(
+        "presence.query_timeout_ms",
+        100,
+        30_000,
+        "2000",
+        "A question about a room that no Brain has answered by then gets PRESENCE_UNAVAILABLE.",
+    ),
+    integer(
+        "presence.page_members",
+        1,
+        10_000,
+        "100",
+        "Members on one page of PRESENCE_STATE.",
+    ),
+    integer(
         "drain.timeout_secs",
         1,
         600,
@@ -451,6 +520,90 @@ pub const KEYS: &[Key] = &[
         600,
         "10",
         "Clients are asked to spread their reconnects over this span.",
+    ),
+    key(
+        "brain.creds_file",
+        Kind::SecretFile,
+        Default::Required,
+        "\"creds/brain-1-presence.creds\"",
+        "Credentials of this Brain in the BRAIN account, made by `arq spine creds presence <id>`. `spine.control_creds_file` comes from `arq spine creds brain <id>`.",
+    ),
+    key(
+        "brain.listen",
+        Kind::Address,
+        Default::Value("\"127.0.0.1:8082\""),
+        "\"127.0.0.1:8082\"",
+        "Address of /healthz, /readyz and /metrics. Keep it off public networks: it has no authentication. Port 0 takes a free one.",
+    ),
+    integer(
+        "brain.shards",
+        0,
+        256,
+        "0",
+        "Processes that share the tenants. 0: one for each core.",
+    ),
+    integer(
+        "brain.tick_ms",
+        10,
+        10_000,
+        "100",
+        "Changes of a room are told together at this pace.",
+    ),
+    integer(
+        "brain.count_tick_ms",
+        100,
+        60_000,
+        "1000",
+        "Rooms over full_limit are told at this pace, by their count only.",
+    ),
+    integer(
+        "brain.full_limit",
+        1,
+        100_000,
+        "500",
+        "Users of a room up to which members are told. Above, only the count is: bytes are what a storm costs.",
+    ),
+    integer(
+        "brain.state_max_bytes",
+        16_384,
+        16_777_216,
+        "524288",
+        "Bytes of all members of a room above which only the count is told.",
+    ),
+    integer(
+        "brain.sessions_listed",
+        1,
+        1_000,
+        "16",
+        "Sessions listed of one user in a room; session_count tells all.",
+    ),
+    integer(
+        "brain.down_after_ms",
+        1_500,
+        60_000,
+        "3000",
+        "A Shield silent for this long has its members hidden. Shields report once a second.",
+    ),
+    integer(
+        "brain.forget_after_secs",
+        1,
+        86_400,
+        "60",
+        "A Shield silent for this long is forgotten.",
+    ),
+    integer(
+        "brain.digest_secs",
+        1,
+        3_600,
+        "10",
+        "Digests of all rooms are told at this pace, so that an event that was lost is noticed.",
+    ),
+    integer(
+        "brain.repairs",
+        1,
+        64,
+        "4",
+        "Snapshots fetched from Shields at once.",
     ),
     key(
         "log.format",

@@ -151,7 +151,7 @@ fn files_are_looked_at_when_asked() {
 
 #[test]
 fn the_template_is_a_valid_manifest() {
-    let text = template(&[("node.id", "\"shield-9\"")]);
+    let text = template(Role::Shield, &[("node.id", "\"shield-9\"")]);
     assert_eq!(parse(&text).unwrap().node.id.as_str(), "shield-9");
 
     // Uncommenting every default must change nothing and be valid.
@@ -199,4 +199,72 @@ fn every_key_belongs_to_a_section_and_every_default_is_valid() {
             });
     parse(&lines).unwrap();
     assert!(docs().contains("| `backlog` | 128 to 65535 | `1024` |"));
+}
+
+const BRAIN: &str = r#"
+[node]
+id = "brain-1"
+[spine]
+control_creds_file = "creds/control.creds"
+[brain]
+creds_file = "creds/brain.creds"
+"#;
+
+#[test]
+fn a_manifest_with_brain_is_a_brains_and_has_no_keys_of_a_shield() {
+    let parse =
+        |text: &str| BrainManifest::parse(text, Path::new("/etc/arqon"), SecretMode::Unchecked);
+    let manifest = parse(BRAIN).unwrap();
+    assert_eq!(manifest.id.as_str(), "brain-1");
+    assert_eq!(
+        manifest.creds_file,
+        Path::new("/etc/arqon/creds/brain.creds")
+    );
+    assert_eq!(manifest.full_limit, 500);
+    assert_eq!(manifest.forget_after, Duration::from_secs(60));
+
+    let mixed = format!("{BRAIN}tick_ms = 1\n[rooms]\nlinger_secs = 5\n");
+    let lines: Vec<String> = parse(&mixed)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "brain.tick_ms = 1: use 10 to 10000",
+            "rooms.linger_secs = 5: remove it: it belongs in a Shield's manifest; one with [brain] is a Brain's",
+        ]
+    );
+    assert_eq!(
+        problems(&mixed, Path::new("/etc/arqon"), SecretMode::Unchecked).len(),
+        2
+    );
+}
+
+#[test]
+fn a_shield_does_not_start_by_the_manifest_of_a_brain() {
+    let lines: Vec<String> = super::parse(
+        &format!("{MINIMAL}[brain]\ncreds_file = \"b\"\n"),
+        Path::new("/etc/arqon"),
+        SecretMode::Unchecked,
+        Role::Shield,
+        read,
+    )
+    .unwrap_err()
+    .iter()
+    .map(ToString::to_string)
+    .collect();
+    assert_eq!(
+        lines,
+        ["brain.creds_file = \"b\": remove it: it belongs in a Brain's manifest"]
+    );
+}
+
+#[test]
+fn the_template_of_a_brain_is_a_valid_manifest() {
+    let text = template(Role::Brain, &[("node.id", "\"brain-9\"")]);
+    let manifest = BrainManifest::parse(&text, Path::new("/etc"), SecretMode::Unchecked).unwrap();
+    assert_eq!(manifest.id.as_str(), "brain-9");
+    assert!(!text.contains("fleet_key_file"));
 }

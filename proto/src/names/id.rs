@@ -30,10 +30,28 @@ macro_rules! uuid_name {
                 parse(text).map(Self).ok_or(NameError { kind: $kind, problem: Problem::NotUuidV7 })
             }
 
-            /// The 16 bytes.
+            /// The UUID.
             #[must_use]
             pub const fn as_uuid(&self) -> &Uuid {
                 &self.0
+            }
+
+            /// The 16 bytes.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+
+            /// Checks 16 bytes: version 7.
+            ///
+            /// # Errors
+            /// Where they are anything else.
+            pub fn from_bytes(bytes: &[u8]) -> Result<Self, NameError> {
+                let uuid = Uuid::from_slice(bytes).ok();
+                let uuid = uuid.filter(|uuid| {
+                    uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122
+                });
+                uuid.map(Self).ok_or(NameError { kind: $kind, problem: Problem::NotUuidV7 })
             }
         }
 

@@ -75,6 +75,9 @@ impl Reporter {
             messages_in: context.metrics.messages_in.get(),
             messages_out: context.metrics.messages_out.get(),
             public_address: params.public_address.clone(),
+            presence: None,
+            goodbye: false,
+            time_ms: now_ms(),
         }
     }
 }
@@ -92,6 +95,11 @@ pub(super) fn set_gauges(tenants: &Tenants, context: &ControlContext) {
     metrics.tenant_links.set(gauge(up));
     metrics.tenants_known.set(gauge(tenants.count()));
     metrics.control_stale.set(i64::from(tenants.stale()));
+}
+
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn clamp(count: usize) -> u32 {

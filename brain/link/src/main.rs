@@ -1,0 +1,3 @@
+//! The wire side of Brain: a port program between NATS and the BEAM.
+
+fn main() {}
