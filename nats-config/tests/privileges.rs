@@ -5,14 +5,16 @@ mod common;
 
 use std::time::Duration;
 
+use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1;
 use arqon_spine::control::{ControlStore, RecordEvent};
 use arqon_spine::nats::jetstream;
 use arqon_spine::state::Role;
+use arqon_spine::subjects;
 use common::{
     PATIENCE, Spine, create, next, node, quiet, refused_publish, refused_subscribe, tenant,
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shield_reads_and_reports_and_no_more() {
@@ -162,10 +164,16 @@ async fn a_brain_beats_and_no_more() {
     ] {
         refused_publish(&mut control, subject).await;
     }
-    for subject in [">", "ctl.shield.shield-1.order", "$KV.>", "_INBOX.>"] {
+    for subject in [
+        ">",
+        "ctl.shield.shield-1.order",
+        "brain.*.ask.shield-1",
+        "$KV.>",
+        "_INBOX.>",
+    ] {
         refused_subscribe(&mut control, subject).await;
     }
-    let mut beats = control.client.subscribe("brain.*.>").await.unwrap();
+    let mut beats = control.client.subscribe("brain.*.beat").await.unwrap();
     control
         .client
         .publish("brain.brain-1.beat", "x".into())
@@ -188,32 +196,81 @@ async fn a_brain_beats_and_no_more() {
     }
 }
 
+/// One of the Brains that share the queries hears a tenant ask, and answers
+/// that tenant's Shield alone, by the account the server wrote into the subject.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_brain_answers_what_a_tenant_asks() {
+async fn a_brain_answers_the_shield_that_asks_in_a_tenant() {
     let (spine, admin) = Spine::start().await;
     let acme = create(&admin, "acme").await;
+    let globex = create(&admin, "globex").await;
     let brain = spine.role(Role::Brain, "brain-1").await;
     let mut asked = brain
         .client
-        .queue_subscribe("presence.*.get.>", "brains".to_owned())
+        .queue_subscribe(subjects::BRAIN_QUERIES, subjects::BRAIN_QUEUE.to_owned())
         .await
         .unwrap();
     common::barrier(&brain).await;
     let client = brain.client.clone();
+    let shield = NodeId::parse("shield-1").unwrap();
+    let answerer = shield.clone();
     tokio::spawn(async move {
         while let Some(message) = asked.next().await {
-            client
-                .publish(message.reply.unwrap(), "here".into())
-                .await
-                .unwrap();
+            let account = subjects::account_of(&message.subject).unwrap();
+            let to = subjects::brain_orders(account, &answerer);
+            client.publish(to, "here".into()).await.unwrap();
         }
     });
     let a = spine.fleet(&acme).await;
-    let answer = tokio::time::timeout(
-        PATIENCE,
-        a.client.request("_arq.presence.get.lobby", "".into()),
+    let g = spine.fleet(&globex).await;
+    let own = |tenant: &str| subjects::presence_orders(&TenantId::parse(tenant).unwrap(), &shield);
+    let mut heard = a.client.subscribe(own("acme")).await.unwrap();
+    let mut others = g.client.subscribe(own("globex")).await.unwrap();
+    common::barrier(&a).await;
+    common::barrier(&g).await;
+    a.client
+        .publish(subjects::PRESENCE_QUERY, "who".into())
+        .await
+        .unwrap();
+    assert_eq!(next(&mut heard).await.payload, "here");
+    g.client
+        .publish(subjects::PRESENCE_QUERY, "who".into())
+        .await
+        .unwrap();
+    assert_eq!(next(&mut others).await.payload, "here");
+    assert!(
+        heard.next().now_or_never().is_none(),
+        "acme heard globex's answer"
     );
-    assert_eq!(answer.await.unwrap().unwrap().payload, "here");
+}
+
+/// A Brain asks a Shield, which hears it and answers to all Brains.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_brain_asks_a_shield_for_its_digests() {
+    let (spine, _admin) = Spine::start().await;
+    let brain = spine.role(Role::ControlBrain, "brain-1").await;
+    let shield = spine.role(Role::Shield, "shield-1").await;
+    let (brain_id, id) = (
+        NodeId::parse("brain-1").unwrap(),
+        NodeId::parse("shield-1").unwrap(),
+    );
+    let (of_brain, of_shield) = (ControlStore::new(&brain), ControlStore::new(&shield));
+    let mut asks = of_shield.subscribe_asks(&id).await.unwrap();
+    let mut digests = of_brain.subscribe_presence().await.unwrap();
+    common::barrier(&brain).await;
+    common::barrier(&shield).await;
+    let ask = v1::PresenceAsk { epoch: 7 };
+    of_brain.publish_ask(&brain_id, &id, &ask).await.unwrap();
+    let heard = tokio::time::timeout(PATIENCE, asks.next()).await;
+    assert_eq!(heard.unwrap(), Some(ask));
+    let page = v1::PresenceDigests {
+        shield: id.to_string(),
+        epoch: 7,
+        last: true,
+        ..Default::default()
+    };
+    of_shield.publish_presence(&id, &page).await.unwrap();
+    let heard = tokio::time::timeout(PATIENCE, digests.next()).await;
+    assert_eq!(heard.unwrap(), Some(page));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! One function for both sides: a digest that two programs computed on their
 //! own would only ever prove that the programs differ.
 
+use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::names::SessionId;
@@ -22,14 +23,17 @@ pub fn entry_hash(epoch: u64, room: &str, session: SessionId, seq: u64) -> u64 {
     hasher.digest() & MASK
 }
 
-/// A tenant's share of its Shield's root digest.
+/// A tenant's share of its Shield's root digest: a hash that the BEAM has too,
+/// since a Brain keeps roots of its own. The first eight bytes, little-endian.
 #[must_use]
 pub fn tenant_hash(account: &str, seq: u64, digest: u64) -> u64 {
-    let mut hasher = Xxh3Default::new();
-    hasher.update(&seq.to_le_bytes());
-    hasher.update(&digest.to_le_bytes());
+    let mut hasher = Sha256::new();
+    hasher.update(seq.to_le_bytes());
+    hasher.update(digest.to_le_bytes());
     hasher.update(account.as_bytes());
-    hasher.digest() & MASK
+    let hash = hasher.finalize();
+    let first = hash.first_chunk().copied().unwrap_or_default();
+    u64::from_le_bytes(first) & MASK
 }
 
 #[cfg(test)]
@@ -50,5 +54,5 @@ mod tests {
     }
 
     const ENTRY: u64 = 332_370_012_613_955_199;
-    const TENANT: u64 = 425_013_187_009_199_588;
+    const TENANT: u64 = 140_009_995_193_868_655;
 }
