@@ -1,0 +1,28 @@
+defmodule Brain.MixProject do
+  use Mix.Project
+
+  def project do
+    [
+      app: :brain,
+      version: "0.1.0",
+      elixir: "~> 1.14",
+      elixirc_paths: if(Mix.env() == :test, do: ["lib", "test/support"], else: ["lib"]),
+      start_permanent: Mix.env() == :prod,
+      # PropEr comes from the system (apt: erlang-proper) and only tests name it.
+      xref: [exclude: [:proper, :proper_types]],
+      deps: [],
+      releases: [
+        brain: [
+          include_executables_for: [:unix],
+          applications: [runtime_tools: :none],
+          steps: [:assemble]
+        ]
+      ]
+    ]
+  end
+
+  # Tests start what they need; the application itself opens a port and needs a manifest.
+  def application do
+    [extra_applications: [:logger, :crypto], mod: {Brain.Application, []}]
+  end
+end
