@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use arqon_spine::manifest::{self, Problem};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use crate::Globals;
@@ -21,11 +21,14 @@ pub(crate) struct Config {
 enum Command {
     /// Write a commented manifest with every key
     Init {
-        /// Where to, `-` for stdout [default: the context's config.toml]
+        /// Where to, `-` for stdout [default: the context's config.toml, or brain.toml there]
         file: Option<PathBuf>,
-        /// The node's id
-        #[arg(long, default_value = "shield-1")]
-        id: String,
+        /// What the node is
+        #[arg(long, value_enum, default_value = "shield")]
+        role: Role,
+        /// The node's id [default: shield-1 or brain-1]
+        #[arg(long)]
+        id: Option<String>,
         /// Overwrite the file
         #[arg(long)]
         force: bool,
@@ -47,10 +50,24 @@ enum Command {
     Docs,
 }
 
+/// The kinds of node that have a manifest.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Role {
+    /// Holds the sessions of clients
+    Shield,
+    /// Keeps presence
+    Brain,
+}
+
 /// Does what was asked.
 pub(crate) fn run(config: Config, globals: &Globals) -> Result {
     match config.command {
-        Command::Init { file, id, force } => init(file, &id, force, globals),
+        Command::Init {
+            file,
+            role,
+            id,
+            force,
+        } => init(file, role, id, force, globals),
         Command::Check { file, text_only } => check(&chosen(file, globals)?, text_only, globals),
         Command::Show { file } => show(&chosen(file, globals)?, globals),
         Command::Docs if globals.output.json => globals.output.object(&reference()),
@@ -65,14 +82,29 @@ fn chosen(file: Option<PathBuf>, globals: &Globals) -> Result<PathBuf> {
     }
 }
 
-fn init(file: Option<PathBuf>, id: &str, force: bool, globals: &Globals) -> Result {
+fn init(
+    file: Option<PathBuf>,
+    role: Role,
+    id: Option<String>,
+    force: bool,
+    globals: &Globals,
+) -> Result {
+    let (role, usual) = match role {
+        Role::Shield => (manifest::Role::Shield, "shield-1"),
+        Role::Brain => (manifest::Role::Brain, "brain-1"),
+    };
+    let id = id.as_deref().unwrap_or(usual);
     arqon_proto::names::NodeId::parse(id)
         .map_err(|error| Failure::usage(format!("`{id}` is no node id: {error}")))?;
-    let text = manifest::template(manifest::Role::Shield, &[("node.id", &format!("{id:?}"))]);
+    let text = manifest::template(role, &[("node.id", &format!("{id:?}"))]);
     if file.as_deref().is_some_and(|file| file.as_os_str() == "-") {
         return globals.output.line(text.trim_end());
     }
-    let file = chosen(file, globals)?;
+    let file = match (file, role) {
+        (Some(file), _) => file,
+        (None, manifest::Role::Shield) => globals.context()?.manifest_file(),
+        (None, manifest::Role::Brain) => globals.context()?.folder.join("brain.toml"),
+    };
     if file.exists() && !force {
         return Err(Failure::new(format!("{} exists already", file.display()))
             .hint("--force overwrites it; `-` in place of a file prints to stdout"));

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use arqon_client::Client;
+use arqon_proto::codes::ErrorCode;
 use arqon_proto::names::TenantId;
 use arqon_proto::v1::envelope::Body;
 use arqon_proto::v1::{Join, TenantState, Welcome, issuer::Keys};
 use arqon_spine::admin::Admin;
 use arqon_spine::connect::{TenantOptions, connect_user};
 use clap::Args;
+use futures_util::StreamExt;
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -103,6 +105,7 @@ async fn examine(args: &Doctor, globals: &Globals, report: &mut Report) -> Resul
             "token",
             "WebSocket WELCOME",
             "echo",
+            "presence",
         ] {
             report.skip::<()>(name)?;
         }
@@ -125,9 +128,17 @@ async fn examine(args: &Doctor, globals: &Globals, report: &mut Report) -> Resul
         }
         None => report.skip("WebSocket WELCOME")?,
     };
-    match session {
+    let session = match session {
         Some(client) => report.check("echo", echo(client, &url)).await?,
         None => report.skip("echo")?,
+    };
+    match session {
+        Some(session) => {
+            report
+                .check("presence", presence(session, context, &url))
+                .await?
+        }
+        None => report.skip("presence")?,
     };
     Ok(())
 }
@@ -382,7 +393,39 @@ async fn welcome(context: &Context, url: &str, token: String) -> Found<Client> {
     Ok((client, format!("{user} of {tenant} at {shield_id}")))
 }
 
-async fn echo(mut client: Client, url: &str) -> Found<()> {
+/// A session and the room it has joined.
+type Joined = (Client, String);
+
+/// Asks who is in a room where the asker is not seen: what counts is that a Brain answers.
+async fn presence((mut client, room): Joined, context: &Context, url: &str) -> Found<()> {
+    let failed = |error| explain(url, &error);
+    match client.presence_count(&room).await {
+        Ok(_) => Ok(((), "a Brain answers".to_owned())),
+        Err(error) if error.error_code() == Some(ErrorCode::PresenceUnavailable) => {
+            if brain_is_heard(context).await? {
+                return Err(
+                    failed(error).hint("`arq status` shows the Brains and whether they are warm")
+                );
+            }
+            Ok((
+                (),
+                "no Brain runs: presence is unavailable, messages flow".to_owned(),
+            ))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Whether any Brain reports; they do so once a second.
+async fn brain_is_heard(context: &Context) -> Result<bool> {
+    let admin = Admin::connect(&context.spine_state()?, &context.settings.nats).await?;
+    let mut beats = admin.control().subscribe_brain_beats().await?;
+    let heard = tokio::time::timeout(Duration::from_millis(1_600), beats.next()).await;
+    admin.close().await;
+    Ok(matches!(heard, Ok(Some(_))))
+}
+
+async fn echo(mut client: Client, url: &str) -> Found<Joined> {
     let failed = |error| explain(url, &error);
     // A room of its own, so that nobody is disturbed.
     let room = format!("arq-doctor.{}", uuid::Uuid::now_v7());
@@ -409,7 +452,7 @@ async fn echo(mut client: Client, url: &str) -> Found<()> {
         "heard"
     };
     Ok((
-        (),
+        (client, room),
         format!("{known} after {:.1} ms", took.as_secs_f64() * 1_000.0),
     ))
 }

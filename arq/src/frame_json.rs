@@ -69,7 +69,13 @@ fn presence_mode(number: i32) -> Value {
     }
 }
 
-fn members(members: &[PresenceMember]) -> Value {
+/// How many sessions a member has; fewer may be listed.
+pub(crate) fn session_count(member: &PresenceMember) -> u32 {
+    let listed = u32::try_from(member.sessions.len()).unwrap_or(u32::MAX);
+    member.session_count.max(listed)
+}
+
+pub(crate) fn members(members: &[PresenceMember]) -> Value {
     members
         .iter()
         .map(|member| {
@@ -85,7 +91,11 @@ fn members(members: &[PresenceMember]) -> Value {
                     })
                 })
                 .collect();
-            json!({"user": member.user, "sessions": sessions})
+            json!({
+                "user": member.user,
+                "session_count": session_count(member),
+                "sessions": sessions,
+            })
         })
         .collect()
 }

@@ -18,6 +18,7 @@ mod frame_json;
 mod http;
 mod output;
 mod pool;
+mod presence;
 mod publish;
 mod session;
 mod spine;
@@ -62,6 +63,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Sub(sub::Sub),
     Pub(publish::Publish),
+    Presence(presence::Presence),
     Decode(decode::Decode),
     Auth(auth::Auth),
     Tenant(tenant::Tenant),
@@ -113,6 +115,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args, &globals),
         Command::Sub(args) => sub::run(&args, &globals),
         Command::Pub(args) => publish::run(&args, &globals),
+        Command::Presence(args) => presence::run(&args, &globals),
         Command::Decode(args) => decode::run(&args, &globals),
         Command::Auth(args) => auth::run(args, &globals),
         Command::Tenant(args) => tenant::run(args, &globals),

@@ -29,7 +29,7 @@ enum Command {
     /// The operator's public JWT and the accounts SYS, CONTROL and BRAIN stand in it, no private
     /// key. Tenants come later, over the running server.
     Config(ConfigArgs),
-    /// Make the credentials file with which a service connects to CONTROL
+    /// Make the credentials file with which a service connects to its account
     Creds(CredsArgs),
 }
 
@@ -69,10 +69,12 @@ struct CredsArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Service {
-    /// Reads KV and objects, publishes only under its own id
+    /// A Shield on CONTROL: reads KV and objects, publishes only under its own id
     Shield,
-    /// Publishes its beats, hears those of Shields
+    /// A Brain on CONTROL: publishes its beats, hears those of Shields
     Brain,
+    /// A Brain in BRAIN: hears the presence of every tenant and answers
+    Presence,
     /// Writes KV and orders
     Admin,
 }
@@ -153,6 +155,7 @@ fn creds(args: CredsArgs, globals: &Globals) -> Result {
     let role = match args.service {
         Service::Shield => Role::Shield,
         Service::Brain => Role::ControlBrain,
+        Service::Presence => Role::Brain,
         Service::Admin => Role::Admin,
     };
     let mut file = state.creds(role, &id)?;

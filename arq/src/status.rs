@@ -1,9 +1,9 @@
-//! `arq status`: health, versions, connections and rooms, as NATS and the Shields report them.
+//! `arq status`: health, versions, connections, rooms and presence, as the parts report them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arqon_proto::v1::{PoolRecord, ShieldBeat, TenantRecord, TenantState};
+use arqon_proto::v1::{BrainBeat, PoolRecord, ShieldBeat, TenantRecord, TenantState};
 use arqon_spine::admin::{Admin, ServerStatus};
 use clap::Args;
 use futures_util::StreamExt;
@@ -18,12 +18,12 @@ use crate::output::{Output, Paint, counted};
 /// Shields report once a second; who is silent for longer than this is not there.
 const LISTEN: Duration = Duration::from_millis(1_600);
 
-/// Health, versions, connections and rooms
+/// Health, versions, connections, rooms and presence
 ///
 /// Exit code 1 where something is not well.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// Listen for the Shields' reports this long; they come once a second
+    /// Listen for the reports of Shields and Brains this long; they come once a second
     #[arg(long = "for", value_name = "TIME", value_parser = crate::duration::parse)]
     listen: Option<Duration>,
 }
@@ -32,6 +32,7 @@ pub(crate) struct Status {
 struct Picture {
     servers: Vec<ServerStatus>,
     shields: BTreeMap<String, ShieldBeat>,
+    brains: BTreeMap<String, BrainBeat>,
     tenants: Vec<TenantRecord>,
     pools: Vec<PoolRecord>,
 }
@@ -57,12 +58,26 @@ pub(crate) fn run(args: &Status, globals: &Globals) -> Result {
 async fn look(admin: &Admin, listen: Duration) -> Result<Picture> {
     let beats = async {
         let mut shields = BTreeMap::new();
+        let mut brains = BTreeMap::new();
         let mut beats = admin.control().subscribe_beats().await?;
-        let until = tokio::time::Instant::now() + listen;
-        while let Ok(Some(beat)) = tokio::time::timeout_at(until, beats.next()).await {
-            shields.insert(beat.shield.clone(), beat);
+        let mut brain_beats = admin.control().subscribe_brain_beats().await?;
+        let until = tokio::time::sleep(listen);
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                Some(beat) = beats.next() => {
+                    shields.insert(beat.shield.clone(), beat);
+                }
+                Some(beat) = brain_beats.next() => {
+                    brains.insert(beat.brain.clone(), beat);
+                }
+                () = &mut until => break,
+            }
         }
-        Ok::<_, Failure>(shields)
+        // Who said goodbye while we listened is not there.
+        shields.retain(|_, beat| !beat.goodbye);
+        brains.retain(|_, beat| !beat.goodbye);
+        Ok::<_, Failure>((shields, brains))
     };
     let records = async {
         let servers = admin.servers().await.map_err(explain)?;
@@ -72,10 +87,11 @@ async fn look(admin: &Admin, listen: Duration) -> Result<Picture> {
             admin.list_pools().await.map_err(explain)?,
         ))
     };
-    let (shields, (servers, tenants, pools)) = tokio::try_join!(beats, records)?;
+    let ((shields, brains), (servers, tenants, pools)) = tokio::try_join!(beats, records)?;
     Ok(Picture {
         servers,
         shields,
+        brains,
         tenants,
         pools,
     })
@@ -105,6 +121,10 @@ impl Picture {
                     pool.name
                 ));
             }
+        }
+        // No Brain at all is a choice, and told beside the problems.
+        if !self.brains.is_empty() && !self.brains.values().any(|beat| beat.warm) {
+            problems.push("no Brain is warm yet, so presence is unavailable".to_owned());
         }
         for tenant in &self.tenants {
             if self.pools.iter().all(|pool| pool.name != tenant.pool) {
@@ -156,6 +176,24 @@ impl Picture {
                     "uptime_ms": beat.uptime_ms,
                     "fleet_key": beat.fleet_key,
                     "public_address": beat.public_address,
+                    "present": beat.presence.as_ref().map_or(0, |presence| presence.entries),
+                })
+            })
+            .collect();
+        let brains: Vec<Value> = self
+            .brains
+            .values()
+            .map(|beat| {
+                json!({
+                    "id": beat.brain,
+                    "version": beat.version,
+                    "warm": beat.warm,
+                    "members": beat.members,
+                    "tenants": beat.tenants,
+                    "shields": beat.shields,
+                    "share": beat.share,
+                    "uptime_ms": beat.uptime_ms,
+                    "listen": beat.listen,
                 })
             })
             .collect();
@@ -195,6 +233,8 @@ impl Picture {
             "rooms": self.rooms(),
             "nats": servers,
             "shields": shields,
+            "presence": !self.brains.is_empty(),
+            "brains": brains,
             "tenants": tenants,
             "pools": self.pools.iter().map(|pool| json!({"name": pool.name, "rotating": pool.fleet_keys.len() > 1})).collect::<Vec<_>>(),
         })
@@ -260,6 +300,27 @@ impl Picture {
             ],
             shields.collect(),
             "no Shield reports",
+        )?;
+        output.line("")?;
+        let brains = self.brains.values().map(|beat| {
+            let state = if beat.warm { "warm" } else { "warming up" };
+            vec![
+                beat.brain.clone(),
+                state.to_owned(),
+                beat.version.clone(),
+                beat.members.to_string(),
+                beat.tenants.to_string(),
+                beat.shields.to_string(),
+                format!("{} of {}", beat.share, beat.tenants),
+                words(beat.uptime_ms / 1_000),
+            ]
+        });
+        output.table(
+            &[
+                "brain", "state", "version", "members", "tenants", "shields", "tells of", "up",
+            ],
+            brains.collect(),
+            "no Brain is heard: presence is unavailable, messages flow",
         )?;
         output.line("")?;
         let tenants = self.tenants.iter().map(|tenant| {

@@ -6,7 +6,7 @@ use arqon_client::{Client, ClientError};
 use arqon_proto::envelope::{self, to_text};
 use arqon_proto::names::RoomId;
 use arqon_proto::v1::envelope::Body;
-use arqon_proto::v1::{Envelope, GapReason, Join};
+use arqon_proto::v1::{Envelope, GapReason, Join, PresenceMode};
 use clap::Args;
 use tokio::time::Instant;
 
@@ -32,6 +32,9 @@ pub(crate) struct Sub {
     /// Print only the payloads, each followed by a line feed
     #[arg(long)]
     payload: bool,
+    /// Be seen in the room by those who ask for its presence
+    #[arg(long)]
+    presence: bool,
     /// End after so many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -126,7 +129,16 @@ impl Listener<'_> {
 
     async fn open(&self) -> Result<Client> {
         let (mut client, welcome) = self.args.session.open(self.context, self.globals).await?;
-        let frame = envelope::join(self.room.as_str(), 0, Join::default());
+        let presence = if self.args.presence {
+            PresenceMode::Full
+        } else {
+            PresenceMode::None
+        };
+        let options = Join {
+            presence: presence.into(),
+            ..Join::default()
+        };
+        let frame = envelope::join(self.room.as_str(), 0, options);
         let answer = client
             .request(frame)
             .await
@@ -261,7 +273,7 @@ impl Listener<'_> {
 }
 
 /// Whether the server lets this session come back.
-fn reconnects(error: &ClientError) -> bool {
+pub(crate) fn reconnects(error: &ClientError) -> bool {
     match error {
         ClientError::Closed { .. } => error.close_code().is_none_or(|code| code.reconnect()),
         ClientError::Lost(_) => true,
@@ -270,7 +282,7 @@ fn reconnects(error: &ClientError) -> bool {
 }
 
 /// Text with control characters shown as escapes, so that no message can steer the terminal.
-fn printable(payload: &[u8]) -> String {
+pub(crate) fn printable(payload: &[u8]) -> String {
     match std::str::from_utf8(payload) {
         Ok(text) => text
             .trim_end_matches('\n')

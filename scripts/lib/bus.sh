@@ -2,11 +2,12 @@
 # Starts an ArqonBus for a script and speaks to it; sourced by dev and acceptance, which give
 # `root`, the tree, and may set `state`, the folder of the ArqonBus, to another than a fresh one.
 #
-#   build_bus            builds arq and arqon-shield; `arq` below is a function over that program
+#   build_bus            builds everything; `arq` below is a function over the program
 #   start_bus ARGS...    `arq dev up` in the background, back when it is ready
 #   stop_bus             stops it; every exit of the script does it too
 #   hear FILE ARGS...    `arq sub ARGS` in the background, its JSON in FILE, back when it has joined
-#   stop_listeners       stops what `hear` started
+#   watch FILE ARGS...   `arq presence ARGS --watch` likewise, back when it knows who is there
+#   stop_listeners       stops what `hear` and `watch` started
 #   heard FILE           how many messages FILE holds
 #   until_true CMD...    waits for a command to succeed, 30 s at most
 
@@ -31,6 +32,7 @@ finish() {
 
 build_bus() {
     (cd "$root" && cargo build --locked --workspace --bins)
+    "$root/scripts/brain"
     export PATH="$root/.tools/bin:$PATH"
 }
 
@@ -66,13 +68,19 @@ stop_bus() {
     wait "$pid"
 }
 
-hear() {
-    local file=$1
-    shift
+hear() { listen JOINED sub "$@"; }
+
+watch() { listen PRESENCE_STATE 'presence --watch' "$@"; }
+
+# listen FIRST COMMAND FILE ARGS...: back when FILE has a frame FIRST
+listen() {
+    local first=$1 command=$2 file=$3
+    shift 3
     : >"$file"
-    "$program" --state "$state" --json sub "$@" >"$file" 2>"$file.err" &
+    # shellcheck disable=SC2086 # a command and its flag
+    "$program" --state "$state" --json $command "$@" >"$file" 2>"$file.err" &
     listeners+=("$!")
-    until_true grep -q '"op":"JOINED"' "$file" && return
+    until_true grep -q "\"op\":\"$first\"" "$file" && return
     cat "$file.err" >&2
     return 1
 }
@@ -84,6 +92,14 @@ stop_listeners() {
         wait "$pid" || true
     done
     listeners=()
+}
+
+# stop_last_listener: stops only the last one that `hear` or `watch` started
+stop_last_listener() {
+    local last=$((${#listeners[@]} - 1))
+    kill "${listeners[$last]}" 2>/dev/null || true
+    wait "${listeners[$last]}" || true
+    unset "listeners[$last]"
 }
 
 heard() { grep -c '"op":"MESSAGE"' "$1" || true; }

@@ -23,7 +23,7 @@ const LAST_LINES: usize = 12;
 
 /// What is to be started.
 pub(super) struct Program {
-    /// Its name here, at most 6 letters: the prefix of its lines.
+    /// Its name here, at most 7 letters: the prefix of its lines.
     pub(super) name: &'static str,
     /// The colour of the prefix.
     pub(super) paint: Paint,
@@ -31,6 +31,8 @@ pub(super) struct Program {
     pub(super) file: PathBuf,
     /// What it is given.
     pub(super) arguments: Vec<String>,
+    /// What it finds in its environment beside what is there.
+    pub(super) environment: Vec<(&'static str, String)>,
     /// Where its lines are kept.
     pub(super) log: PathBuf,
 }
@@ -60,6 +62,7 @@ impl Program {
         let log = Arc::new(Mutex::new(log));
         let mut child = Command::new(&self.file)
             .args(&self.arguments)
+            .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -73,7 +76,7 @@ impl Program {
             .ok_or_else(|| Failure::new(format!("{} ended at once", self.name)))?;
         let last_lines = Arc::new(Mutex::new(VecDeque::new()));
         let prefix =
-            (!quiet).then(|| output.paint_stderr(self.paint, &format!("{:6} |", self.name)));
+            (!quiet).then(|| output.paint_stderr(self.paint, &format!("{:7} |", self.name)));
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             readers.push(tokio::spawn(relay(
@@ -206,6 +209,20 @@ pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     beside
         .into_iter()
         .chain(in_path)
+        .find(|file| is_program(file))
+}
+
+/// A built release of Brain: unpacked beside this program, or in the tree it was built in.
+pub(super) fn find_brain() -> Option<PathBuf> {
+    let me = std::env::current_exe().ok()?;
+    me.ancestors()
+        .skip(1)
+        .flat_map(|folder| {
+            [
+                folder.join("brain/bin/brain"),
+                folder.join("brain/_build/prod/rel/brain/bin/brain"),
+            ]
+        })
         .find(|file| is_program(file))
 }
 

@@ -1,17 +1,17 @@
 //! What stands in `.arqon` for development: made on first use, left alone after.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1::{Issuer, PemKey, PemKeys, TenantLimits, issuer};
 use arqon_spine::admin::{Admin, CreateTenant};
-use arqon_spine::manifest::{self, Manifest};
+use arqon_spine::manifest::{self, BrainManifest, Manifest};
 use arqon_spine::server_config::{self, ServerParams};
 use arqon_spine::state::{Role, StateFolder};
 
-use super::ports::{Ports, port_of};
+use super::ports::{MAX_BRAINS, Ports, port_of};
 use crate::auth::DevelopmentKey;
 use crate::context::{Context, create_folder, write_private};
 use crate::failure::{Doing, Exit, Failure, Result};
@@ -22,6 +22,8 @@ const DEVELOPMENT_TENANTS: [&str; 2] = ["acme", "globex"];
 
 /// The id of the one Shield.
 const SHIELD: &str = "shield-1";
+/// The ids of the Brains.
+pub(super) const BRAINS: [&str; MAX_BRAINS] = ["brain-1", "brain-2", "brain-3"];
 /// The pool it serves.
 const POOL: &str = "default";
 
@@ -29,16 +31,15 @@ const POOL: &str = "default";
 /// context.
 pub(super) fn ports(context: &Context) -> Ports {
     let settings = &context.settings;
-    let written = std::fs::read_to_string(context.manifest_file())
-        .ok()
-        .and_then(|text| text.parse::<toml::Table>().ok());
-    let listen = |key: &str| {
-        let address = written.as_ref()?.get("listen")?.get(key)?.as_str()?;
-        address
-            .parse::<SocketAddr>()
-            .ok()
-            .map(|address| address.port())
-    };
+    let shield = read_manifest(&context.manifest_file());
+    let listen = |key: &str| written_port(shield.as_ref()?, "listen", key);
+    let mut brains = [8082, 8083, 8084];
+    for (port, id) in brains.iter_mut().zip(BRAINS) {
+        let written = read_manifest(&brain_manifest(context, id));
+        *port = written
+            .and_then(|table| written_port(&table, "brain", "listen"))
+            .unwrap_or(*port);
+    }
     Ports {
         nats: settings
             .nats
@@ -51,7 +52,25 @@ pub(super) fn ports(context: &Context) -> Ports {
         admin: listen("admin")
             .or_else(|| port_of(&settings.admin_url))
             .unwrap_or(8081),
+        brains,
     }
+}
+
+fn read_manifest(file: &Path) -> Option<toml::Table> {
+    std::fs::read_to_string(file).ok()?.parse().ok()
+}
+
+fn written_port(manifest: &toml::Table, section: &str, key: &str) -> Option<u16> {
+    let address = manifest.get(section)?.get(key)?.as_str()?;
+    address
+        .parse::<SocketAddr>()
+        .ok()
+        .map(|address| address.port())
+}
+
+/// The manifest of a Brain.
+pub(super) fn brain_manifest(context: &Context, id: &str) -> PathBuf {
+    context.folder.join(format!("{id}.toml"))
 }
 
 /// The NATS server's configuration.
@@ -68,7 +87,12 @@ pub(super) fn shield_arguments(context: &Context) -> Vec<String> {
 }
 
 /// Makes keys and configuration files. True where this is the first use.
-pub(super) fn prepare(context: &mut Context, ports: Ports, output: &Output) -> Result<bool> {
+pub(super) fn prepare(
+    context: &mut Context,
+    ports: Ports,
+    brains: usize,
+    output: &Output,
+) -> Result<bool> {
     let first = !context.spine_folder().is_dir();
     create_folder(&context.folder)?;
     if first {
@@ -88,55 +112,89 @@ pub(super) fn prepare(context: &mut Context, ports: Ports, output: &Output) -> R
     state.ensure_fleet_key(&pool)?;
     let creds = state.creds(Role::Shield, &NodeId::parse(SHIELD)?)?;
     let fleet_key = state.fleet_key_path(&pool);
+    let servers = format!("[{}]", quoted(&context.settings.nats[0]));
     let file = context.manifest_file();
-    let mut text = match std::fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => manifest::template(
-            manifest::Role::Shield,
+    write_manifest(
+        &file,
+        manifest::Role::Shield,
+        &[
+            ("node.id", &quoted(SHIELD)),
+            (
+                "spine.control_creds_file",
+                &quoted(&relative(context, creds)),
+            ),
+            (
+                "spine.fleet_key_file",
+                &quoted(&relative(context, fleet_key)),
+            ),
+            ("tokens.allow_development", "true"),
+            // Who presses Ctrl-C does not want to wait for clients that do not listen.
+            ("drain.timeout_secs", "4"),
+            ("drain.spread_secs", "0"),
+        ],
+        &[
+            ("listen", "public", local(ports.shield)),
+            ("listen", "admin", local(ports.admin)),
+            ("spine", "servers", servers.clone()),
+        ],
+    )?;
+    // Before anything starts: Shield would say the same, later and among other lines.
+    Manifest::load(&file).map_err(bad_manifest)?;
+    for (id, port) in BRAINS.into_iter().zip(ports.brains).take(brains) {
+        let node = NodeId::parse(id)?;
+        let control = state.creds(Role::ControlBrain, &node)?;
+        let presence = state.creds(Role::Brain, &node)?;
+        let file = brain_manifest(context, id);
+        write_manifest(
+            &file,
+            manifest::Role::Brain,
             &[
-                ("node.id", &quoted(SHIELD)),
+                ("node.id", &quoted(id)),
                 (
                     "spine.control_creds_file",
-                    &quoted(&relative(context, creds)),
+                    &quoted(&relative(context, control)),
                 ),
-                (
-                    "spine.fleet_key_file",
-                    &quoted(&relative(context, fleet_key)),
-                ),
-                ("tokens.allow_development", "true"),
-                // Who presses Ctrl-C does not want to wait for clients that do not listen.
-                ("drain.timeout_secs", "4"),
-                ("drain.spread_secs", "0"),
+                ("brain.creds_file", &quoted(&relative(context, presence))),
             ],
-        ),
-        Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
-    };
-    for (section, key, value) in [
-        (
-            "listen",
-            "public",
-            quoted(&format!("127.0.0.1:{}", ports.shield)),
-        ),
-        (
-            "listen",
-            "admin",
-            quoted(&format!("127.0.0.1:{}", ports.admin)),
-        ),
-        (
-            "spine",
-            "servers",
-            format!("[{}]", quoted(&context.settings.nats[0])),
-        ),
-    ] {
-        text = set_key(&text, section, key, &value);
+            &[
+                ("brain", "listen", local(port)),
+                ("spine", "servers", servers.clone()),
+            ],
+        )?;
+        BrainManifest::load(&file).map_err(bad_manifest)?;
     }
-    std::fs::write(&file, text).doing(format!("cannot write {}", file.display()))?;
-    // Before anything starts: Shield would say the same, later and among other lines.
-    Manifest::load(&file).map_err(|error| Failure {
+    Ok(first)
+}
+
+fn bad_manifest(error: manifest::ManifestError) -> Failure {
+    Failure {
         exit: Exit::BadManifest,
         ..error.into()
-    })?;
-    Ok(first)
+    }
+}
+
+fn local(port: u16) -> String {
+    quoted(&format!("127.0.0.1:{port}"))
+}
+
+/// Makes a manifest where there is none, and sets in it what depends on the ports.
+fn write_manifest(
+    file: &Path,
+    role: manifest::Role,
+    first: &[(&str, &str)],
+    set: &[(&str, &str, String)],
+) -> Result {
+    let mut text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            manifest::template(role, first)
+        }
+        Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
+    };
+    for (section, key, value) in set {
+        text = set_key(&text, section, key, value);
+    }
+    std::fs::write(file, text).doing(format!("cannot write {}", file.display()))
 }
 
 /// Writes the configuration of a single NATS server.
@@ -223,6 +281,9 @@ pub(super) fn made_by_dev(context: &Context) -> Vec<PathBuf> {
         "dev",
         "config.toml",
         "context.toml",
+        "brain-1.toml",
+        "brain-2.toml",
+        "brain-3.toml",
     ]
     .iter()
     .map(|name| folder.join(name))

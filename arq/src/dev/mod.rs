@@ -30,7 +30,7 @@ pub(crate) struct Dev {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start NATS and Shield here, in the foreground; Ctrl-C stops them
+    /// Start NATS, Shield and Brain here, in the foreground; Ctrl-C stops them
     ///
     /// On first use this makes the folder `.arqon`: the keys, the configuration, the pool
     /// `default`, the tenants `acme` and `globex` and a key pair for tokens. Later starts find
@@ -56,8 +56,21 @@ struct UpArgs {
     /// Do not show the logs of the parts; they are kept in `.arqon/logs` all the same
     #[arg(long, short)]
     quiet: bool,
+    /// How many Brains to run, 3 at most; they keep presence
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = brain_count)]
+    brains: usize,
+    /// Run no Brain: messages flow, presence is unavailable
+    #[arg(long, conflicts_with = "brains")]
+    no_brain: bool,
     #[command(flatten)]
     ports: PortOptions,
+}
+
+fn brain_count(text: &str) -> std::result::Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| *count <= ports::MAX_BRAINS)
+        .ok_or_else(|| format!("a number from 0 to {}", ports::MAX_BRAINS))
 }
 
 /// Does what was asked.
@@ -65,7 +78,10 @@ pub(crate) fn run(dev: Dev, globals: &Globals) -> Result {
     let context = globals.context()?;
     match dev.command {
         Command::Up(args) => {
-            globals.wait(Box::pin(up::run(context, args.ports, args.quiet, globals)))
+            let brains = if args.no_brain { 0 } else { args.brains };
+            globals.wait(Box::pin(up::run(
+                context, args.ports, brains, args.quiet, globals,
+            )))
         }
         Command::Down => {
             let stopped = stop(&context)?;

@@ -1,10 +1,14 @@
-//! The three ports of a development ArqonBus, and who holds a port that is taken.
+//! The ports of a development ArqonBus, and who holds a port that is taken.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use clap::Args;
 
 use crate::failure::{Failure, Result};
+
+/// How many Brains one development ArqonBus may run.
+pub(crate) const MAX_BRAINS: usize = 3;
 
 /// Where the parts listen, on 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +19,15 @@ pub(crate) struct Ports {
     pub(crate) shield: u16,
     /// Shield's admin listener.
     pub(crate) admin: u16,
+    /// The Brains' listeners, as many as there may be.
+    pub(crate) brains: [u16; MAX_BRAINS],
 }
 
 /// Ports as they can be asked for.
 #[derive(Debug, Clone, Copy, Default, Args)]
 #[command(next_help_heading = "Ports")]
 pub(crate) struct PortOptions {
-    /// Take N, N+1 and N+2 for NATS, Shield and admin; 0 takes any free ones
+    /// Take N, N+1, N+2 and so on for NATS, Shield, admin and Brains; 0 takes any free ones
     #[arg(long, value_name = "N")]
     pub(crate) port_base: Option<u16>,
     /// The NATS server's port [default: 4222]
@@ -33,21 +39,26 @@ pub(crate) struct PortOptions {
     /// Shield's port for metrics and status [default: 8081]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) admin_port: Option<u16>,
+    /// The first Brain's port for health and metrics; the others follow [default: 8082]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) brain_port: Option<u16>,
 }
 
 impl Ports {
-    /// The parts in the order they start, by name.
-    pub(crate) fn named(self) -> [(&'static str, u16); 3] {
-        [
+    /// The listeners, by name.
+    fn named(self, brains: usize) -> impl Iterator<Item = (&'static str, u16)> {
+        let fixed = [
             ("NATS", self.nats),
             ("Shield", self.shield),
             ("Shield's admin listener", self.admin),
-        ]
+        ];
+        let brains = self.brains.into_iter().take(brains);
+        fixed.into_iter().chain(brains.map(|port| ("Brain", port)))
     }
 
     /// Fails on a port that is taken, with its holder's name.
-    pub(crate) fn check_free(self) -> Result {
-        for (name, port) in self.named() {
+    pub(crate) fn check_free(self, brains: usize) -> Result {
+        for (name, port) in self.named(brains) {
             let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else {
                 continue;
             };
@@ -76,41 +87,49 @@ impl PortOptions {
             Some(base) => {
                 let next = |by: u16| {
                     base.checked_add(by).ok_or_else(|| {
-                        Failure::usage(format!("--port-base {base} leaves no room for three ports"))
+                        Failure::usage(format!("--port-base {base} leaves no room for all ports"))
                     })
                 };
                 Ports {
                     nats: base,
                     shield: next(1)?,
                     admin: next(2)?,
+                    brains: [next(3)?, next(4)?, next(5)?],
                 }
             }
+        };
+        let brains = match self.brain_port {
+            None => base.brains,
+            Some(first) => [0, 1, 2].map(|by| first.saturating_add(by)),
         };
         let ports = Ports {
             nats: self.nats_port.unwrap_or(base.nats),
             shield: self.shield_port.unwrap_or(base.shield),
             admin: self.admin_port.unwrap_or(base.admin),
+            brains,
         };
-        if ports.nats == ports.shield || ports.nats == ports.admin || ports.shield == ports.admin {
-            return Err(Failure::usage("the three ports must differ"));
+        let mut seen = HashSet::new();
+        if !ports.named(MAX_BRAINS).all(|(_, port)| seen.insert(port)) {
+            return Err(Failure::usage("the ports must differ"));
         }
         Ok(ports)
     }
 }
 
-/// Three ports that are free now; all are held until all are known, so that they differ.
+/// Ports that are free now; all are held until all are known, so that they differ.
 fn free_ports() -> Result<Ports> {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held = [bind()?, bind()?, bind()?];
-    let mut ports = [0; 3];
+    let held = [bind()?, bind()?, bind()?, bind()?, bind()?, bind()?];
+    let mut ports = [0; 3 + MAX_BRAINS];
     for (port, listener) in ports.iter_mut().zip(&held) {
         *port = listener.local_addr()?.port();
     }
-    let [nats, shield, admin] = ports;
+    let [nats, shield, admin, brains @ ..] = ports;
     Ok(Ports {
         nats,
         shield,
         admin,
+        brains,
     })
 }
 
@@ -206,8 +225,9 @@ mod tests {
             nats: port,
             shield: 1,
             admin: 2,
+            brains: [3, 4, 5],
         };
-        let failure = ports.check_free().unwrap_err();
+        let failure = ports.check_free(0).unwrap_err();
         assert!(
             failure
                 .message
@@ -225,6 +245,7 @@ mod tests {
             nats: 4222,
             shield: 8080,
             admin: 8081,
+            brains: [8082, 8083, 8084],
         };
         let none = PortOptions::default();
         assert_eq!(none.over(now).unwrap(), now);
@@ -237,7 +258,8 @@ mod tests {
             Ports {
                 nats: 14_000,
                 shield: 14_001,
-                admin: 14_002
+                admin: 14_002,
+                brains: [14_003, 14_004, 14_005],
             }
         );
         let one = PortOptions {
@@ -250,6 +272,19 @@ mod tests {
                 shield: 9_000,
                 ..now
             }
+        );
+        let brains = PortOptions {
+            brain_port: Some(9_000),
+            ..none
+        };
+        assert_eq!(brains.over(now).unwrap().brains, [9_000, 9_001, 9_002]);
+        assert!(
+            PortOptions {
+                brain_port: Some(8_080),
+                ..none
+            }
+            .over(now)
+            .is_err()
         );
         assert!(
             PortOptions {

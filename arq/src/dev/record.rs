@@ -13,7 +13,7 @@ use crate::failure::{Doing, Failure, Result};
 /// A process, told apart from a later one of the same id by its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Process {
-    /// What it is here: `arq`, `nats` or `shield`.
+    /// What it is here: `arq`, `nats`, `shield` or `brain-1`.
     pub(crate) name: String,
     /// Its id.
     pub(crate) pid: u32,

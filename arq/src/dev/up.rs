@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::children::{Program, Running, find_program};
+use super::children::{Program, Running, find_brain, find_program};
 use super::layout;
 use super::ports::{PortOptions, Ports};
 use super::record::{Lock, Process, Record, stop_leftovers};
@@ -20,13 +20,14 @@ use crate::output::{Output, Paint};
 const READY_LIMIT: Duration = Duration::from_secs(30);
 /// How long Shield may drain: its manifest's default and something for the rest.
 const SHIELD_STOP_LIMIT: Duration = Duration::from_secs(40);
-/// How long NATS may take to stop.
-const NATS_STOP_LIMIT: Duration = Duration::from_secs(15);
+/// How long NATS or a Brain may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// Runs until a signal or the end of a part.
 pub(super) async fn run(
     mut context: Context,
     options: PortOptions,
+    brains: usize,
     quiet: bool,
     globals: &Globals,
 ) -> Result {
@@ -44,7 +45,7 @@ pub(super) async fn run(
         }
     }
     let ports = options.over(layout::ports(&context))?;
-    ports.check_free()?;
+    ports.check_free(brains)?;
     let nats = arqon_spine::server::find().hint(
         "`scripts/setup` puts a nats-server into .tools/bin; or install one and have it in PATH",
     )?;
@@ -52,17 +53,30 @@ pub(super) async fn run(
         Failure::new("there is no arqon-shield beside arq or in PATH")
             .hint("`cargo build -p arqon-shield` builds it")
     })?;
-    layout::prepare(&mut context, ports, output)?;
+    let brain = match brains {
+        0 => None,
+        _ => Some(find_brain().ok_or_else(|| {
+            Failure::new("there is no Brain: no release of it beside arq or in the tree of its build").hint(
+                "`scripts/brain` builds it (Elixir comes by `scripts/setup`); or run without presence: `arq dev up --no-brain`",
+            )
+        })?),
+    };
+    layout::prepare(&mut context, ports, brains, output)?;
 
     let mut up = Up {
         context,
         ports,
+        brains: layout::BRAINS
+            .into_iter()
+            .zip(ports.brains)
+            .take(brains)
+            .collect(),
         quiet,
         output: *output,
         running: Vec::new(),
     };
     let outcome = tokio::select! {
-        outcome = up.start_and_watch(nats.path, shield) => outcome,
+        outcome = up.start_and_watch(nats.path, shield, brain) => outcome,
         why = stops.next() => {
             output.note(format!("{why}: stopping (Ctrl-C once more kills)"));
             Ok(())
@@ -95,6 +109,8 @@ fn already_up(context: &Context, output: &Output) -> Result {
 struct Up {
     context: Context,
     ports: Ports,
+    /// Id and port of each Brain.
+    brains: Vec<(&'static str, u16)>,
     quiet: bool,
     output: Output,
     /// In the order they were started.
@@ -106,6 +122,7 @@ impl Up {
         &mut self,
         nats: std::path::PathBuf,
         shield: std::path::PathBuf,
+        brain: Option<std::path::PathBuf>,
     ) -> Result {
         self.start(Program {
             name: "nats",
@@ -115,6 +132,7 @@ impl Up {
                 "-c".to_owned(),
                 layout::nats_config(&self.context).display().to_string(),
             ],
+            environment: Vec::new(),
             log: self.context.logs_folder().join("nats.log"),
         })?;
         let nats_address = format!("127.0.0.1:{}", self.ports.nats);
@@ -129,11 +147,25 @@ impl Up {
                 (index, status) = ended(&mut self.running) => return Err(self.died(index, status).await),
             }
         };
+        // Before Shield, so that they stop after it: they tell the others that it left.
+        for (id, _) in self.brains.clone() {
+            let Some(file) = brain.clone() else { break };
+            let manifest = layout::brain_manifest(&self.context, id);
+            self.start(Program {
+                name: id,
+                paint: Paint::Yellow,
+                file,
+                arguments: vec!["start".to_owned()],
+                environment: vec![("ARQON_CONFIG", manifest.display().to_string())],
+                log: self.context.logs_folder().join(format!("{id}.log")),
+            })?;
+        }
         self.start(Program {
             name: "shield",
             paint: Paint::Cyan,
             file: shield,
             arguments: layout::shield_arguments(&self.context),
+            environment: Vec::new(),
             log: self.context.logs_folder().join("shield.log"),
         })?;
         let readyz = format!("http://127.0.0.1:{}/readyz", self.ports.shield);
@@ -141,6 +173,13 @@ impl Up {
             matches!(http::get(&readyz, None).await, Ok((200, _)))
         })
         .await?;
+        for (id, port) in self.brains.clone() {
+            let readyz = format!("http://127.0.0.1:{port}/readyz");
+            self.ready(id, async || {
+                matches!(http::get(&readyz, None).await, Ok((200, _)))
+            })
+            .await?;
+        }
         self.summary(&tenants)?;
         let (index, status) = ended(&mut self.running).await;
         Err(self.died(index, status).await)
@@ -194,6 +233,10 @@ impl Up {
                 "shield_url": settings.shield_url,
                 "admin_url": settings.admin_url,
                 "nats": settings.nats,
+                "brains": self.brains.iter().map(|(id, port)| json!({
+                    "id": id,
+                    "url": format!("http://127.0.0.1:{port}"),
+                })).collect::<Vec<_>>(),
                 "tenants": tenants,
                 "folder": self.context.folder,
             }));
@@ -206,6 +249,7 @@ impl Up {
             ("  clients", settings.shield_url.clone()),
             ("  metrics", format!("{}/metrics", settings.admin_url)),
             ("  NATS", settings.nats.join(", ")),
+            ("  presence", self.presence()),
             ("  tenants", tenants.join(", ")),
             ("  folder", self.context.folder.display().to_string()),
         ])?;
@@ -213,20 +257,35 @@ impl Up {
         output.line("Try in other terminals:")?;
         output.line("  arq sub lobby")?;
         output.line("  arq pub lobby hello")?;
+        if !self.brains.is_empty() {
+            output.line("  arq presence lobby --watch")?;
+        }
         output.line("  arq status")?;
         output.line("")?;
         output.line("Ctrl-C stops everything")?;
         output.line("")
     }
 
+    fn presence(&self) -> String {
+        let brains: Vec<String> = self
+            .brains
+            .iter()
+            .map(|(id, port)| format!("{id} (http://127.0.0.1:{port}/metrics)"))
+            .collect();
+        if brains.is_empty() {
+            "unavailable: no Brain was asked for".to_owned()
+        } else {
+            brains.join(", ")
+        }
+    }
+
     /// Stops the parts, the last started first.
     async fn stop(&mut self) -> Result {
         let mut outcome = Ok(());
         while let Some(running) = self.running.pop() {
-            let limit = if running.name == "nats" {
-                NATS_STOP_LIMIT
-            } else {
-                SHIELD_STOP_LIMIT
+            let limit = match running.name {
+                "shield" => SHIELD_STOP_LIMIT,
+                _ => STOP_LIMIT,
             };
             let stopped = running.stop(limit, &self.output).await;
             outcome = outcome.and(stopped);

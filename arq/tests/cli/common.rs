@@ -155,8 +155,16 @@ pub(crate) struct Bus {
 }
 
 impl Bus {
+    /// Without a Brain: most of what `arq` does needs none, and starts sooner.
     pub(crate) fn start() -> Self {
-        Self::start_in(Folder::new(), &["--port-base", "0"])
+        Self::start_in(Folder::new(), &["--port-base", "0", "--no-brain"])
+    }
+
+    /// With this many Brains.
+    pub(crate) fn start_with_brains(count: usize) -> Self {
+        build_brain();
+        let count = count.to_string();
+        Self::start_in(Folder::new(), &["--port-base", "0", "--brains", &count])
     }
 
     pub(crate) fn start_in(folder: Folder, options: &[&str]) -> Self {
@@ -285,9 +293,21 @@ impl Drop for Listener {
     }
 }
 
+/// Builds the release of Brain, once.
+fn build_brain() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brain");
+        assert!(
+            Command::new(script).status().unwrap().success(),
+            "Brain does not build"
+        );
+    });
+}
+
 /// Puts arqon-shield beside the arq under test, once. The whole workspace is named, as everywhere
 /// in scripts/: alone, its dependencies would have other features and be compiled anew.
-fn build_shield() {
+pub(crate) fn build_shield() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());

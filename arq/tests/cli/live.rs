@@ -554,7 +554,7 @@ fn after_a_crash_it_comes_up_as_it_was() {
     // Its children outlive it; the next start on the same ports stops them first.
     let url = bus.ready["shield_url"].clone();
     let Bus { folder, .. } = &bus;
-    let arguments = ["dev", "up", "--quiet", "--json"];
+    let arguments = ["dev", "up", "--quiet", "--json", "--no-brain"];
     let log = std::fs::File::create(folder.path().join("again.err")).unwrap();
     let mut child = folder
         .command(&arguments)
@@ -604,7 +604,7 @@ fn a_reset_deletes_what_was_made() {
     assert!(folder.state().join("spine").exists());
     folder.arq(&["dev", "reset", "--force"]).ok();
     assert!(!folder.state().exists());
-    let mut bus = Bus::start_in(folder, &["--port-base", "0"]);
+    let mut bus = Bus::start_in(folder, &["--port-base", "0", "--no-brain"]);
     bus.arq(&["dev", "reset", "--force"]).ok();
     assert_eq!(bus.child.wait().unwrap().code(), Some(0));
     assert!(!bus.folder.state().exists());

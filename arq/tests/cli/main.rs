@@ -1,6 +1,7 @@
 //! `arq` as a program: what it prints, where, and with which exit code.
 //!
-//! `offline` needs nothing; `live` starts a real nats-server and Shield through `arq dev up`.
+//! `offline` needs nothing; `live` starts a real nats-server and Shield through `arq dev up`,
+//! `presence` a real Brain too.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,3 +9,4 @@ mod common;
 mod help;
 mod live;
 mod offline;
+mod presence;

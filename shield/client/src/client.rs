@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arqon_proto::envelope::{self, decode_server};
 use arqon_proto::v1::envelope::Body;
-use arqon_proto::v1::{Ack, Envelope, Join, Joined, Left, Refreshed, Welcome};
+use arqon_proto::v1::{Ack, Envelope, Join, Joined, Left, PresenceState, Refreshed, Welcome};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use prost::Message as _;
@@ -141,6 +141,46 @@ impl Client {
         match self.ask(frame).await? {
             Some(Body::Ack(ack)) => Ok(Some(ack)),
             _ => Err(ClientError::Protocol("PUBLISH was not answered by ACK")),
+        }
+    }
+
+    /// Asks who is in a room: all pages as one.
+    ///
+    /// # Errors
+    /// As [`Client::join`].
+    pub async fn presence(&mut self, room: &str) -> Result<PresenceState, ClientError> {
+        const WRONG: ClientError =
+            ClientError::Protocol("PRESENCE_GET was not answered by PRESENCE_STATE");
+        let first = self.request(envelope::presence_get(room, 0, false)).await?;
+        let reference = first.r#ref;
+        let mut next = first.body;
+        let mut members = Vec::new();
+        loop {
+            let mut page = match next {
+                Some(Body::PresenceState(page)) => page,
+                Some(Body::Error(error)) => {
+                    return Err(ClientError::Rejected(Box::new(Rejection::from(error))));
+                }
+                _ => return Err(WRONG),
+            };
+            members.append(&mut page.members);
+            if page.last_page {
+                return Ok(PresenceState { members, ..page });
+            }
+            next = self.wait_for(|e| e.r#ref == reference).await?.body;
+        }
+    }
+
+    /// Asks how many users are in a room.
+    ///
+    /// # Errors
+    /// As [`Client::join`].
+    pub async fn presence_count(&mut self, room: &str) -> Result<u32, ClientError> {
+        match self.ask(envelope::presence_get(room, 0, true)).await? {
+            Some(Body::PresenceCount(answer)) => Ok(answer.count),
+            _ => Err(ClientError::Protocol(
+                "PRESENCE_GET was not answered by PRESENCE_COUNT",
+            )),
         }
     }
 

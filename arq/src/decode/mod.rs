@@ -1,4 +1,6 @@
-//! `arq decode`: an Envelope as text.
+//! `arq decode`: a message of the wire as text.
+
+mod wire;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -13,8 +15,9 @@ use prost::Message;
 use crate::Globals;
 use crate::failure::{Doing, Failure, Result};
 use crate::frame_json;
+use wire::Kind;
 
-/// Show an Envelope (one frame of the protocol) as text
+/// Show an Envelope (one frame of the protocol), or what Shield and Brain say, as text
 #[derive(Debug, Args)]
 pub(crate) struct Decode {
     /// The file that holds it, or `-` for stdin
@@ -26,6 +29,17 @@ pub(crate) struct Decode {
     /// The input is base64 text, standard or URL-safe
     #[arg(long)]
     base64: bool,
+    /// What it is
+    #[arg(
+        long = "as",
+        value_enum,
+        default_value = "envelope",
+        value_name = "KIND"
+    )]
+    kind: Kind,
+    /// Take it for what travels on this subject of NATS
+    #[arg(long, conflicts_with = "kind")]
+    subject: Option<String>,
 }
 
 /// Does what was asked.
@@ -45,14 +59,20 @@ pub(crate) fn run(args: &Decode, globals: &Globals) -> Result {
     } else {
         input
     };
-    let frame = Envelope::decode(Bytes::from(bytes)).map_err(|error| {
-        let failure = Failure::new(format!("this is no Envelope: {error}"));
+    let kind = args.subject.as_deref().map_or(args.kind, Kind::of_subject);
+    let wrong = |error: prost::DecodeError| {
+        let failure = Failure::new(format!("this is no {}: {error}", kind.name()));
         if args.hex || args.base64 {
             failure
         } else {
             failure.hint("where the input is text, say --hex or --base64")
         }
-    })?;
+    };
+    let bytes = Bytes::from(bytes);
+    if let Some(shown) = kind.json(bytes.clone()) {
+        return globals.output.object(&shown.map_err(wrong)?);
+    }
+    let frame = Envelope::decode(bytes).map_err(wrong)?;
     if globals.output.json {
         globals.output.object(&frame_json::envelope(&frame))
     } else {
