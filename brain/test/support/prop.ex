@@ -38,7 +38,7 @@ defmodule Brain.Prop do
     case :proper.quickcheck(property, options) do
       true -> nil
       [found] -> {found, Process.get(:why, "")}
-      other -> {other, ""}
+      {:error, why} -> raise "PropEr could not run: #{inspect(why)}"
     end
   end
 
