@@ -9,7 +9,11 @@ use std::path::Path;
 
 use arqon_proto::codes::ErrorCode;
 use arqon_proto::envelope::{decode_client, decode_server, is_client_opcode, to_text};
-use arqon_proto::v1::{Control, Envelope, Opcode, PoolRecord, ShieldBeat, TenantRecord};
+use arqon_proto::v1::{
+    BrainBeat, Control, Envelope, Opcode, PoolRecord, PresenceAsk, PresenceChanges,
+    PresenceDigests, PresenceEvents, PresenceOrder, PresencePage, PresenceQuery, ShieldBeat,
+    TenantRecord,
+};
 use bytes::Bytes;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
@@ -207,6 +211,14 @@ fn records_decode_to_their_content_and_back() {
             "arqon.v1.PoolRecord" => again::<PoolRecord>(&vector),
             "arqon.v1.ShieldBeat" => again::<ShieldBeat>(&vector),
             "arqon.v1.Control" => again::<Control>(&vector),
+            "arqon.v1.BrainBeat" => again::<BrainBeat>(&vector),
+            "arqon.v1.PresenceAsk" => again::<PresenceAsk>(&vector),
+            "arqon.v1.PresenceDigests" => again::<PresenceDigests>(&vector),
+            "arqon.v1.PresenceChanges" => again::<PresenceChanges>(&vector),
+            "arqon.v1.PresencePage" => again::<PresencePage>(&vector),
+            "arqon.v1.PresenceQuery" => again::<PresenceQuery>(&vector),
+            "arqon.v1.PresenceOrder" => again::<PresenceOrder>(&vector),
+            "arqon.v1.PresenceEvents" => again::<PresenceEvents>(&vector),
             other => panic!("{}: type {other}", vector.name),
         };
         assert_eq!(again, vector.bytes, "{}", vector.name);
@@ -214,7 +226,7 @@ fn records_decode_to_their_content_and_back() {
         assert_eq!(Some(to_json(&reflected)), vector.content, "{}", vector.name);
         seen.insert(ty.clone());
     }
-    assert_eq!(seen.len(), 4);
+    assert_eq!(seen.len(), 12);
 }
 
 fn again<M: prost::Message + Default>(vector: &Vector) -> Vec<u8> {

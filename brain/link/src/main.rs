@@ -1,3 +1,43 @@
-//! The wire side of Brain: a port program between NATS and the BEAM.
+//! The program `arqon-brain-link`: a manifest in, frames on standard input and
+//! output until Brain closes them.
+//!
+//! Exit status: 0 when standard input ends, 64 for a manifest that cannot be
+//! used (before anything else happens), 1 for anything else.
 
-fn main() {}
+use std::{path::PathBuf, process::ExitCode};
+
+use arqon_brain_link::app;
+use arqon_spine::manifest::{BrainManifest, EXIT_BAD_MANIFEST};
+use arqon_telemetry::log;
+use clap::Parser;
+
+/// The wire side of Brain. Brain starts it; brain/README.md says what it speaks.
+///
+/// It ends when its standard input does, not on SIGTERM or SIGINT: whoever
+/// stops all of a service at once must not take the wire from a Brain that
+/// still says goodbye.
+#[derive(Debug, Parser)]
+#[command(name = "arqon-brain-link", version)]
+struct Args {
+    /// The node's manifest. `arq config docs` describes it
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let manifest = match BrainManifest::load(&args.config) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            eprintln!("arqon-brain-link: {}", log::chain(&error));
+            return ExitCode::from(EXIT_BAD_MANIFEST);
+        }
+    };
+    match app::run(manifest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = log::chain(error.as_ref()), "Ending");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The link as a whole: from a manifest to the end of standard input.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arqon_spine::control::ControlStore;
+use arqon_spine::manifest::BrainManifest;
+use arqon_spine::nats;
+use arqon_telemetry::log;
+use futures_util::future::{select_all, try_join};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::info;
+
+use crate::brain::{self, BrainSide};
+use crate::control::{self, ControlSide};
+use crate::identity::Identity;
+use crate::outbox::Outbox;
+use crate::pipe::{self, Jobs};
+use crate::spine::keep;
+
+/// Pace at which counts are told.
+const COUNTS: Duration = Duration::from_secs(1);
+/// For the last commands to be published, and for them to be written.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Runs until standard input ends.
+///
+/// # Errors
+/// If the pipe breaks in another way.
+pub fn run(manifest: BrainManifest) -> anyhow::Result<()> {
+    log::init(&manifest.log)?;
+    // One thread: the work for a message is less than what it costs to hand it
+    // to another. It leaves the other cores to Brain, too.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let ended = runtime.block_on(serve(manifest));
+    // Whatever is still under way is of no use to anybody.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
+    ignore_signals()?;
+    let identity = Identity::new(&manifest);
+    let outbox = Outbox::default();
+    let (serve, serving) = watch::channel(false);
+    let (client, clients) = watch::channel(None);
+    let (store, stores) = watch::channel(None);
+    let (to_brain, brain_jobs) = mpsc::unbounded_channel();
+    let (to_control, control_jobs) = mpsc::unbounded_channel();
+    let jobs = Jobs {
+        serve,
+        brain: to_brain,
+        control: to_control,
+    };
+    let hello = identity.hello(&manifest);
+    let mut pipe = pipe::start(hello, identity, outbox.clone(), jobs)
+        .context("cannot start the threads of the pipe")?;
+    info!(id = %manifest.id, "Link started");
+
+    let id = manifest.id.clone();
+    let brain_side = BrainSide {
+        id: id.clone(),
+        servers: manifest.servers.clone(),
+        creds: manifest.creds_file,
+        serve: serving,
+        client,
+    };
+    let control_side = ControlSide {
+        id: id.clone(),
+        servers: manifest.servers,
+        creds: manifest.control_creds_file,
+        store,
+    };
+    let endless = [
+        tokio::spawn(keep(brain_side, outbox.clone())),
+        tokio::spawn(keep(control_side, outbox.clone())),
+        tokio::spawn(tell_counts(outbox.clone())),
+    ];
+    let brain_publisher = brain::publish(brain_jobs, clients.clone(), outbox.clone());
+    let control_publisher = control::publish(control_jobs, id, stores.clone(), outbox);
+    let mut publishers = try_join(
+        tokio::spawn(brain_publisher),
+        tokio::spawn(control_publisher),
+    );
+    tokio::select! {
+        biased;
+        ended = pipe.recv() => ended.unwrap_or(Ok(()))?,
+        // A task that panicked would leave Brain with a link that is deaf or mute.
+        _ = select_all(endless) => anyhow::bail!("a task of the link ended"),
+        _ = &mut publishers => anyhow::bail!("a task of the link ended"),
+    }
+
+    let flushed = timeout(FLUSH, async {
+        // They end with the commands, whose sender the pipe has dropped.
+        let _ = publishers.await;
+        flush(clients.borrow().clone(), stores.borrow().clone()).await;
+    });
+    let flushed = flushed.await.is_ok();
+    info!(flushed, "Brain has closed the pipe, ending");
+    Ok(())
+}
+
+async fn flush(client: Option<nats::Client>, store: Option<ControlStore>) {
+    // A connection that fails now has nothing left to lose.
+    if let Some(client) = client {
+        let _ = client.flush().await;
+    }
+    if let Some(store) = store {
+        let _ = store.flush().await;
+    }
+}
+
+async fn tell_counts(outbox: Outbox) {
+    let mut ticks = interval(COUNTS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        outbox.tell_counts();
+    }
+}
+
+/// See the program's help: only the end of standard input ends it.
+fn ignore_signals() -> anyhow::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        // A handler stays for the life of the process; nobody needs to hear of it.
+        drop(signal(kind).context("cannot listen for signals")?);
+    }
+    Ok(())
+}
