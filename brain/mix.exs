@@ -11,6 +11,8 @@ defmodule Brain.MixProject do
       # PropEr comes from the system (apt: erlang-proper) and only tests name it.
       xref: [exclude: [:proper, :proper_types]],
       deps: [],
+      # The application opens a port and needs a manifest: tests start what they test.
+      aliases: [test: ["test --no-start"]],
       releases: [
         brain: [
           include_executables_for: [:unix],
@@ -21,7 +23,6 @@ defmodule Brain.MixProject do
     ]
   end
 
-  # Tests start what they need; the application itself opens a port and needs a manifest.
   def application do
     [extra_applications: [:logger, :crypto], mod: {Brain.Application, []}]
   end
