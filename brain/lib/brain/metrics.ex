@@ -44,7 +44,7 @@ defmodule Brain.Metrics do
     shields: "Shields in force",
     share: "Tenants this Brain emits for",
     warm: "1 if this Brain answers queries",
-    mailbox_max: "Longest mailbox of a shard seen since the last reading",
+    mailbox_max: "Longest mailbox of a shard",
     memory_bytes: "Memory of the BEAM",
     waiting: "Parts whose version is behind what a beat told"
   }

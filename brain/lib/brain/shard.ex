@@ -307,7 +307,7 @@ defmodule Brain.Shard do
             Doubts.compare(state.doubts, key, ours, {seq, count, digest}, how, now())
 
           if verdict == :digest, do: Metrics.add(:digest_mismatches, 1)
-          if verdict in [:lag, :digest, :ahead, :cold], do: Repairs.want(key, verdict)
+          if verdict in [:digest, :ahead, :cold], do: Repairs.want(key, verdict)
           {%{state | doubts: doubts}, pending + if(verdict == :wait, do: 1, else: 0)}
         end
       end)
