@@ -13,6 +13,7 @@ use arqon_telemetry::log::chain;
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::coop::unconstrained;
 use tracing::{debug, warn};
 
 use crate::commands::Command;
@@ -29,7 +30,7 @@ const SUBSCRIPTION: usize = 131_072;
 /// Messages waiting to be written, each of up to 256 KiB.
 const WRITES: usize = 64;
 /// Messages taken before the others of this thread have their turn.
-const GATHER: usize = 256;
+const GATHER: usize = 4096;
 
 /// What the connection needs.
 #[derive(Debug)]
@@ -104,7 +105,6 @@ impl BrainSide {
                 message = feeds.next() => {
                     let Some(message) = message else { break };
                     gather(message, &mut feeds, outbox, &mut refusals);
-                    tokio::task::yield_now().await;
                 }
                 event = connection.events.recv(), if watched => match event {
                     Some(event) => {
@@ -160,7 +160,9 @@ fn gather(
         }
         taken += 1;
         next = if taken < GATHER {
-            feeds.next().now_or_never().flatten()
+            // Without tokio's budget, which would end the turn at 128 messages while
+            // the client reads on without one, and fills the subscription.
+            unconstrained(feeds.next()).now_or_never().flatten()
         } else {
             None
         };

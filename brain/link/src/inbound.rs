@@ -435,3 +435,6 @@ fn key(key: Option<&v1::PresenceKey>) -> Result<(RoomId, UserId, SessionId), Ref
         SessionId::from_bytes(&key.session).map_err(|_| Refused::Malformed("session"))?,
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -314,3 +314,6 @@ impl Batch {
         frame.finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

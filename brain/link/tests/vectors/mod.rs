@@ -45,7 +45,11 @@ pub(crate) fn frames(proto_testdata: &Path) -> BTreeMap<String, Vec<u8>> {
         if let Some(command) = command(&vector) {
             let frame = commands(|term| term.raw(&command));
             let told = messages(&frame);
-            assert_eq!(told, [vector.body.clone()], "{name}: what is published");
+            assert_eq!(
+                told,
+                std::slice::from_ref(&vector.body),
+                "{name}: what is published"
+            );
             frames.insert(format!("{name}.out"), frame);
         }
     }
