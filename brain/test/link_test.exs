@@ -39,6 +39,9 @@ defmodule Brain.LinkTest do
     listen = "127.0.0.1:0"
     shards = 3
     tick_ms = 20
+
+    [log]
+    level = "error"
     """)
 
     # As the application does, whose process outlives all of this.

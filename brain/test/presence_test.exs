@@ -326,6 +326,20 @@ defmodule Brain.PresenceTest do
     end
   end
 
+  test "at the end it stops serving, says goodbye, and beats no more" do
+    ready()
+    :ok = Liveness.goodbye()
+    command(&match?({:serve, false}, &1))
+
+    assert {:beat, %{goodbye: true, warm: false}} =
+             command(&match?({:beat, %{goodbye: true}}, &1))
+
+    for n <- 1..30, do: tell([beat("s1", @e, 4_000_000_000 + n)])
+    Process.sleep(2_500)
+    assert {:error, _} = Liveness.ready()
+    refute_received {:"$gen_cast", {:commands, [{_, {:beat, _}}]}}
+  end
+
   test "without credit events wait as dirt, and one event tells all when there is credit again" do
     ready()
     Brain.Link.Credit.reset(:none)

@@ -39,7 +39,8 @@ defmodule Brain.Liveness do
     emitters: nil,
     last_tick: nil,
     started: nil,
-    next_beat: 0
+    next_beat: 0,
+    leaving?: false
   ]
 
   ## Client
@@ -99,7 +100,7 @@ defmodule Brain.Liveness do
   def handle_call(:goodbye, _, state) do
     state = cool(state)
     send_beat(state, true)
-    {:reply, :ok, state}
+    {:reply, :ok, %{state | leaving?: true}}
   end
 
   @impl true
@@ -165,7 +166,7 @@ defmodule Brain.Liveness do
       |> warm_up(now)
       |> emitters()
 
-    if now >= state.next_beat do
+    if now >= state.next_beat and not state.leaving? do
       send_beat(state, false)
       {:noreply, %{state | next_beat: now + @beat_ms}}
     else
@@ -339,6 +340,7 @@ defmodule Brain.Liveness do
   end
 
   defp warm_up(%{warm?: true} = state, _), do: state
+  defp warm_up(%{leaving?: true} = state, _), do: state
   defp warm_up(%{up_since: nil} = state, _), do: state
 
   defp warm_up(state, now) do

@@ -194,9 +194,14 @@ defmodule Brain.Rounds do
   # Until a snapshot is whole its tenant is between two truths.
   defp tick_tenant(rounds, roster, account, tenant, now, {tenants, {out, credit}} = acc) do
     mine? = is_integer(rounds.mine[account])
+    idle? = not mine? or (tenant.rooms == %{} and not tenant.news?)
 
     cond do
-      not mine? or (tenant.rooms == %{} and not tenant.news?) ->
+      # What only remembers who is gone is looked at now and then: it can be every tenant.
+      idle? and now < rounds.due_check ->
+        acc
+
+      idle? ->
         {settle(tenants, account, %{tenant | rooms: %{}, news?: false}, now), {out, credit}}
 
       credit <= 0 or Roster.half_applied?(roster, account) ->
