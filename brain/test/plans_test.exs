@@ -37,6 +37,7 @@ defmodule Brain.PlansTest do
               true = map_size(plan.active) <= 2
               true = Enum.all?(started, fn {k, _, _} -> not is_map_key(plan.waiting, k) end)
               true = MapSet.new(Map.keys(plan.active) ++ Map.keys(plan.waiting)) == wanted
+              true = MapSet.new(Map.keys(plan.since)) == wanted
               {plan, wanted, now}
             end)
 
@@ -119,6 +120,25 @@ defmodule Brain.PlansTest do
 
     assert delays == Enum.sort(delays)
     assert hd(delays) == 250 and List.last(delays) == 30_000
+  end
+
+  test "what is wanted is waited for, unless it has failed three times" do
+    plan = Plan.new(1, & &1)
+    {:new, plan} = Plan.want(plan, k(1), :forward, 10, 0)
+    assert Plan.settled?(plan, 9)
+    refute Plan.settled?(plan, 10)
+
+    {plan, outcomes} =
+      Enum.reduce(1..3, {plan, []}, fn n, {plan, outcomes} ->
+        {plan, [{_, request, _}]} = Plan.start(plan, n * 100_000)
+        plan = Plan.failed(plan, k(1), request, n * 100_000)
+        {plan, outcomes ++ [Plan.settled?(plan, 10)]}
+      end)
+
+    assert outcomes == [false, false, true]
+    {plan, [{_, request, _}]} = Plan.start(plan, 1_000_000)
+    assert Plan.settled?(plan, 10)
+    assert Plan.idle?(Plan.done(plan, k(1), request))
   end
 
   describe "doubts" do

@@ -298,6 +298,33 @@ defmodule Brain.PresenceTest do
     end
   end
 
+  test "a Shield that goes amid a snapshot does not silence its tenant" do
+    ready()
+    tell([changes(@a, "s1", @e, 3, [put(@e, "s1", "a", 3, 3)])])
+    {:sync, @a, "s1", @e, request} = command(&match?({:sync, @a, _, _, _}, &1))
+    {:put, one} = put(@e, "s1", "a", 1, 1)
+    tell([page(@a, "s1", @e, 3, request, 0, false, [one])])
+    alive("s2", 7)
+    until(fn -> probe(&Roster.status(&1, "s2", 7)) == :visible end)
+    tell([beat("s1", @e, 1_000_000_000, goodbye: true)])
+    tell([changes(@a, "s2", 7, 1, [put(7, "s2", "b", 4, 1)])])
+    command(&match?({:events, @a, [{7, 1}], [@e], [_ | _]}, &1))
+  end
+
+  test "repairs that crash leave no snapshot half applied" do
+    ready()
+    tell([changes(@a, "s1", @e, 3, [put(@e, "s1", "a", 3, 3)])])
+    {:sync, @a, "s1", @e, request} = command(&match?({:sync, @a, _, _, _}, &1))
+    {:put, one} = put(@e, "s1", "a", 1, 1)
+    tell([page(@a, "s1", @e, 3, request, 0, false, [one])])
+    until(fn -> probe(&Roster.half_applied?(&1, @a)) end)
+    Process.exit(Process.whereis(Brain.Repairs), :kill)
+    until(fn -> not probe(&Roster.half_applied?(&1, @a)) end)
+    # The next gap is fetched by the new one.
+    tell([changes(@a, "s1", @e, 9, [put(@e, "s1", "a", 3, 9)])])
+    command(&match?({:sync, @a, "s1", @e, _}, &1))
+  end
+
   describe "several Brains" do
     test "another warm Brain takes its tenants, and gives them back with digests when it goes" do
       ready()

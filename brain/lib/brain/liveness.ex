@@ -29,7 +29,7 @@ defmodule Brain.Liveness do
     warm?: false,
     up: %{control: false, brain: false},
     up_since: nil,
-    idle: 0,
+    settled_at: nil,
     compared: MapSet.new(),
     first_asked: %{},
     streaks: %{},
@@ -200,7 +200,9 @@ defmodule Brain.Liveness do
     key = {id, epoch}
 
     state =
-      if number == 0, do: %{state | digests: Map.put(state.digests, key, {0, 0, []})}, else: state
+      if number == 0 and Incarnations.in_force?(state.live, id, epoch),
+        do: %{state | digests: Map.put(state.digests, key, {0, 0, []})},
+        else: state
 
     case state.digests do
       %{^key => {^number, size, lists}} when size + length(list) <= @most_digests ->
@@ -323,7 +325,7 @@ defmodule Brain.Liveness do
   ## Warmth
 
   defp cool(state) do
-    state = %{state | compared: MapSet.new(), first_asked: %{}, idle: 0}
+    state = %{state | compared: MapSet.new(), first_asked: %{}, settled_at: nil}
 
     if state.up_since,
       do: set_warm(%{state | up_since: now()}, false),
@@ -344,13 +346,19 @@ defmodule Brain.Liveness do
   defp warm_up(%{up_since: nil} = state, _), do: state
 
   defp warm_up(state, now) do
-    if now - state.up_since >= @listen_ms and uncompared(state, now) == [] do
-      # Twice, for a wish can be under way from a shard while this asks.
-      idle = if Repairs.idle?(), do: state.idle + 1, else: 0
-      state = %{state | idle: idle}
-      if idle >= 2, do: set_warm(state, true), else: state
-    else
-      %{state | idle: 0}
+    cond do
+      now - state.up_since < @listen_ms or uncompared(state, now) != [] ->
+        %{state | settled_at: nil}
+
+      state.settled_at == nil ->
+        %{state | settled_at: now}
+
+      # A moment later, for a wish can be under way from a shard.
+      now - state.settled_at >= 2 * @tick_ms and Repairs.settled?(state.settled_at + @tick_ms) ->
+        set_warm(state, true)
+
+      true ->
+        state
     end
   end
 

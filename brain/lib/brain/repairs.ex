@@ -28,10 +28,10 @@ defmodule Brain.Repairs do
   @spec forget(binary, non_neg_integer) :: :ok
   def forget(shield, epoch), do: GenServer.cast(__MODULE__, {:forget, shield, epoch})
 
-  @doc "Whether nothing is wanted or under way. No answer is a no."
-  @spec idle?() :: boolean
-  def idle? do
-    GenServer.call(__MODULE__, :idle?)
+  @doc "Whether all that was wanted before `time` has come. No answer is a no."
+  @spec settled?(integer) :: boolean
+  def settled?(time) do
+    GenServer.call(__MODULE__, {:settled?, time})
   catch
     :exit, _ -> false
   end
@@ -39,12 +39,16 @@ defmodule Brain.Repairs do
   @impl true
   def init(opts) do
     config = Keyword.fetch!(opts, :config)
+    # What an earlier one had begun, nobody would ever end.
+    for index <- 0..(config.shards - 1), do: Shard.abort_all(index)
     Process.send_after(self(), :tick, @tick_ms)
     {:ok, %{config: config, plan: Plan.new(config.repairs, &:rand.uniform/1)}}
   end
 
   @impl true
-  def handle_call(:idle?, _, state), do: {:reply, Plan.idle?(state.plan), state}
+  def handle_call({:settled?, time}, _, state) do
+    {:reply, Plan.settled?(state.plan, time), state}
+  end
 
   @impl true
   def handle_cast({:want, key, reason}, state) do

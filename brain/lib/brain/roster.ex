@@ -122,13 +122,18 @@ defmodule Brain.Roster do
     end
   end
 
-  @doc "Takes an incarnation out of the view; its entries and versions stay, and stay current."
+  @doc """
+  Takes an incarnation out of the view; its entries and versions stay, and stay current.
+
+  Its snapshots are given up: nobody will send the rest, and a tenant half applied tells nothing.
+  """
   @spec hide(t, shield, epoch) :: {t, facts_by_account, [account]}
   def hide(r, shield, epoch) do
     case status(r, shield, epoch) do
       :visible ->
         ix = Map.fetch!(r.incarnations, {shield, epoch})
-        r = %{r | visible: Map.delete(r.visible, ix)}
+        snapshots = Map.reject(r.snapshots, fn {{part, _}, _} -> part == ix end)
+        r = %{r | visible: Map.delete(r.visible, ix), snapshots: snapshots}
         {r, Table.hide_part(r, ix), accounts_of(r, ix)}
 
       _ ->
@@ -271,6 +276,10 @@ defmodule Brain.Roster do
       _ -> r
     end
   end
+
+  @doc "Gives all snapshots up."
+  @spec abort_snapshots(t) :: t
+  def abort_snapshots(r), do: %{r | snapshots: %{}}
 
   @type page_outcome ::
           {:more | :done | :gap, t, facts} | {:broken, t} | :unexpected | :unknown

@@ -75,6 +75,10 @@ defmodule Brain.Shard do
   @spec abort(non_neg_integer, Repairs.Plan.key()) :: :ok
   def abort(index, key), do: GenServer.cast(name(index), {:abort, key})
 
+  @doc "Give all snapshots up."
+  @spec abort_all(non_neg_integer) :: :ok
+  def abort_all(index), do: GenServer.cast(name(index), :abort_all)
+
   ## Server
 
   @impl true
@@ -124,6 +128,10 @@ defmodule Brain.Shard do
 
   def handle_cast({:abort, {account, shield, epoch}}, state) do
     {:noreply, %{state | roster: Roster.abort_snapshot(state.roster, shield, epoch, account)}}
+  end
+
+  def handle_cast(:abort_all, state) do
+    {:noreply, %{state | roster: Roster.abort_snapshots(state.roster)}}
   end
 
   @impl true
@@ -195,8 +203,13 @@ defmodule Brain.Shard do
   # Where the beat stands in the stream is where its root is compared.
   defp event({:beat, shield, epoch, uptime, recent}, state) do
     {state, _} = compare(state, shield, epoch, recent, :beat)
-    share = Roster.root(state.roster, shield, epoch)
-    Roots.put(shield, epoch, state.index, uptime, share)
+
+    # An incarnation that is not in force leaves no row: forged ones would never be swept.
+    if Roster.status(state.roster, shield, epoch) != :unknown do
+      share = Roster.root(state.roster, shield, epoch)
+      Roots.put(shield, epoch, state.index, uptime, share)
+    end
+
     state
   end
 
@@ -285,7 +298,7 @@ defmodule Brain.Shard do
           else: Rounds.gone(rounds, account, epoch, now())
       end)
 
-    doubts = if how == :delete, do: Doubts.forget(state.doubts, shield, epoch), else: state.doubts
+    doubts = if how == :show, do: state.doubts, else: Doubts.forget(state.doubts, shield, epoch)
     %{state | roster: roster, rounds: rounds, doubts: doubts}
   end
 

@@ -19,11 +19,12 @@ defmodule Brain.Repairs.Plan do
           rand: (pos_integer -> pos_integer),
           waiting: %{key => {not_before :: integer, attempt :: non_neg_integer, direction}},
           order: :queue.queue(key),
-          active: %{key => {request :: pos_integer, deadline :: integer, non_neg_integer}}
+          active: %{key => {request :: pos_integer, deadline :: integer, non_neg_integer}},
+          since: %{key => integer}
         }
 
   @enforce_keys [:limit, :rand]
-  defstruct [:limit, :rand, waiting: %{}, order: :queue.new(), active: %{}]
+  defstruct [:limit, :rand, waiting: %{}, order: :queue.new(), active: %{}, since: %{}]
 
   @doc "`rand.(n)` is a number of 1 to n, for jitter and request ids."
   @spec new(pos_integer, (pos_integer -> pos_integer)) :: t
@@ -31,6 +32,22 @@ defmodule Brain.Repairs.Plan do
 
   @spec idle?(t) :: boolean
   def idle?(plan), do: plan.waiting == %{} and plan.active == %{}
+
+  @doc """
+  Whether nothing that was wanted before `time` is still to come. What failed three times does not
+  count: a Shield that does not answer for one tenant must not keep a Brain cold for all.
+  """
+  @spec settled?(t, integer) :: boolean
+  def settled?(plan, time) do
+    Enum.all?(plan.since, fn {key, since} -> since > time or attempts(plan, key) >= 3 end)
+  end
+
+  defp attempts(plan, key) do
+    case plan do
+      %{active: %{^key => {_, _, attempt}}} -> attempt
+      %{waiting: %{^key => {_, attempt, _}}} -> attempt
+    end
+  end
 
   @spec size(t) :: {non_neg_integer, non_neg_integer}
   def size(plan), do: {map_size(plan.waiting), map_size(plan.active)}
@@ -47,6 +64,7 @@ defmodule Brain.Repairs.Plan do
 
       true ->
         at = if jitter == 0, do: now, else: now + plan.rand.(jitter)
+        plan = %{plan | since: Map.put(plan.since, key, now)}
         {:new, enqueue(plan, key, {at, 0, direction})}
     end
   end
@@ -97,8 +115,11 @@ defmodule Brain.Repairs.Plan do
   @spec done(t, key, pos_integer) :: t
   def done(plan, key, request) do
     case plan.active do
-      %{^key => {^request, _, _}} -> %{plan | active: Map.delete(plan.active, key)}
-      _ -> plan
+      %{^key => {^request, _, _}} ->
+        %{plan | active: Map.delete(plan.active, key), since: Map.delete(plan.since, key)}
+
+      _ ->
+        plan
     end
   end
 
@@ -133,7 +154,13 @@ defmodule Brain.Repairs.Plan do
   @spec reject(t, (key -> boolean)) :: t
   def reject(plan, fun) do
     drop = fn map -> Map.reject(map, fn {key, _} -> fun.(key) end) end
-    %{plan | waiting: drop.(plan.waiting), active: drop.(plan.active)}
+
+    %{
+      plan
+      | waiting: drop.(plan.waiting),
+        active: drop.(plan.active),
+        since: drop.(plan.since)
+    }
   end
 
   defp enqueue(plan, key, wish) do
