@@ -18,7 +18,7 @@ use crate::control::{self, ControlSide};
 use crate::identity::Identity;
 use crate::outbox::Outbox;
 use crate::pipe::{self, Jobs};
-use crate::spine::keep;
+use crate::spine::{keep, patience};
 
 /// Pace at which counts are told.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -63,10 +63,12 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
     info!(id = %manifest.id, "Link started");
 
     let id = manifest.id.clone();
+    let patience = patience(&manifest);
     let brain_side = BrainSide {
         id: id.clone(),
         servers: manifest.servers.clone(),
         creds: manifest.creds_file,
+        patience,
         serve: serving,
         client,
     };
@@ -74,6 +76,7 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
         id: id.clone(),
         servers: manifest.servers,
         creds: manifest.control_creds_file,
+        patience,
         store,
     };
     let endless = [

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arqon_proto::names::NodeId;
 use arqon_spine::connect::{Connection, TenantOptions, connect_user};
@@ -38,6 +38,8 @@ pub(crate) struct BrainSide {
     pub(crate) id: NodeId,
     pub(crate) servers: Vec<String>,
     pub(crate) creds: PathBuf,
+    /// How long the server may be silent.
+    pub(crate) patience: Duration,
     pub(crate) serve: watch::Receiver<bool>,
     /// The client while there is one.
     pub(crate) client: watch::Sender<Option<nats::Client>>,
@@ -91,21 +93,37 @@ impl BrainSide {
         if *serve.borrow_and_update() {
             feeds.add(Source::Queries, queries(&client).await?);
         }
-        if let Err(broken) = came(Which::Brain, &connection, outbox).await {
-            connection.abort().await;
-            return Err(broken);
-        }
+        let mut pulse = match came(Which::Brain, &connection, self.patience, outbox).await {
+            Ok(pulse) => pulse,
+            Err(broken) => {
+                connection.abort().await;
+                return Err(broken);
+            }
+        };
         self.client.send_replace(Some(client.clone()));
 
         let (mut watched, mut served) = (true, true);
         let mut objections = Paced::default();
         let mut refusals = Paced::default();
-        loop {
+        let ended = loop {
             tokio::select! {
                 message = feeds.next() => {
-                    let Some(message) = message else { break };
+                    let Some(message) = message else { break Ok(()) };
+                    pulse.heard();
                     gather(message, &mut feeds, outbox, &mut refusals);
                 }
+                () = pulse.stopped() => match feeds.next().now_or_never() {
+                    // It had come, and was not yet read.
+                    Some(Some(message)) => {
+                        pulse.heard();
+                        gather(message, &mut feeds, outbox, &mut refusals);
+                    }
+                    // Its feeds may not end before 15 s, but nothing comes of them now.
+                    _ => {
+                        connection.abort().await;
+                        break Err(Broken::Silent);
+                    }
+                },
                 event = connection.events.recv(), if watched => match event {
                     Some(event) => {
                         if !heed(Which::Brain, &event, outbox, &mut objections) {
@@ -125,13 +143,13 @@ impl BrainSide {
                     }
                 }
             }
-        }
+        };
         // What the client was told of losses just before its end.
         while let Some(event) = connection.events.try_recv() {
             heed(Which::Brain, &event, outbox, &mut objections);
         }
         outbox.push([Event::spine(Which::Brain, false)]);
-        Ok(())
+        ended
     }
 }
 
@@ -190,12 +208,12 @@ fn event(
 /// dropped: nothing of it is worth keeping until there is one.
 pub(crate) async fn publish(
     mut jobs: mpsc::UnboundedReceiver<Job>,
-    client: watch::Receiver<Option<nats::Client>>,
+    mut clients: watch::Receiver<Option<nats::Client>>,
     outbox: Outbox,
 ) {
     let mut failures = Paced::default();
     while let Some(job) = jobs.recv().await {
-        let Some(client) = client.borrow().clone() else {
+        let Some(client) = clients.borrow_and_update().clone() else {
             outbox.count(Counter::Dropped, 1);
             continue;
         };
@@ -211,12 +229,15 @@ pub(crate) async fn publish(
             Command::Serve(_) | Command::Ask { .. } | Command::Beat(_) => Vec::new(),
         };
         for Outgoing { subject, payload } in messages {
-            let Err(error) = client.publish(subject, payload).await else {
-                continue;
+            let sent = tokio::select! {
+                sent = client.publish(subject, payload) => sent.map_err(|error| chain(&error)),
+                // A client that is stuck would hold what belongs to the next.
+                _ = clients.changed() => Err("the connection is over".to_owned()),
             };
+            let Err(error) = sent else { continue };
             outbox.count(Counter::Dropped, 1);
             if let Some(unsaid) = failures.now(Instant::now()) {
-                debug!(error = chain(&error), unsaid, "Cannot publish");
+                debug!(error, unsaid, "Cannot publish");
             }
         }
     }

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arqon_proto::names::NodeId;
 use arqon_proto::v1;
 use arqon_spine::connect::{Connection, connect_creds};
-use arqon_spine::control::ControlStore;
+use arqon_spine::control::{ControlError, ControlStore};
 use arqon_telemetry::log::chain;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
@@ -30,6 +30,8 @@ pub(crate) struct ControlSide {
     pub(crate) id: NodeId,
     pub(crate) servers: Vec<String>,
     pub(crate) creds: PathBuf,
+    /// How long the server may be silent.
+    pub(crate) patience: Duration,
     /// CONTROL while it is connected.
     pub(crate) store: watch::Sender<Option<ControlStore>>,
 }
@@ -66,22 +68,38 @@ impl ControlSide {
             digests.map(Report::Digests).boxed(),
             brains.map(Report::Brain).boxed(),
         ]);
-        if let Err(broken) = came(Which::Control, &connection, outbox).await {
-            connection.abort().await;
-            return Err(broken);
-        }
+        let mut pulse = match came(Which::Control, &connection, self.patience, outbox).await {
+            Ok(pulse) => pulse,
+            Err(broken) => {
+                connection.abort().await;
+                return Err(broken);
+            }
+        };
         self.store.send_replace(Some(store));
 
         let mut watched = true;
         let mut objections = Paced::default();
         let mut refusals = Paced::default();
         let mut clocks = HashMap::new();
-        loop {
+        let ended = loop {
             tokio::select! {
                 report = reports.next() => {
-                    let Some(report) = report else { break };
+                    let Some(report) = report else { break Ok(()) };
+                    pulse.heard();
                     tell(report, outbox, &mut clocks, &mut refusals);
                 }
+                () = pulse.stopped() => match reports.next().now_or_never() {
+                    // It had come, and was not yet read.
+                    Some(Some(report)) => {
+                        pulse.heard();
+                        tell(report, outbox, &mut clocks, &mut refusals);
+                    }
+                    // Its streams may not end before 15 s, but nothing comes of them now.
+                    _ => {
+                        connection.abort().await;
+                        break Err(Broken::Silent);
+                    }
+                },
                 event = connection.events.recv(), if watched => match event {
                     Some(event) => {
                         if !heed(Which::Control, &event, outbox, &mut objections) {
@@ -91,12 +109,12 @@ impl ControlSide {
                     None => watched = false,
                 },
             }
-        }
+        };
         while let Some(event) = connection.events.try_recv() {
             heed(Which::Control, &event, outbox, &mut objections);
         }
         outbox.push([Event::spine(Which::Control, false)]);
-        Ok(())
+        ended
     }
 }
 
@@ -139,22 +157,29 @@ fn tell(
 pub(crate) async fn publish(
     mut jobs: mpsc::UnboundedReceiver<Job>,
     id: NodeId,
-    store: watch::Receiver<Option<ControlStore>>,
+    mut stores: watch::Receiver<Option<ControlStore>>,
     outbox: Outbox,
 ) {
     while let Some(job) = jobs.recv().await {
-        let Some(store) = store.borrow().clone() else {
+        let Some(store) = stores.borrow_and_update().clone() else {
             outbox.count(Counter::Dropped, 1);
             continue;
         };
         let Job { command, _spent } = job;
-        let sent = match command {
-            Command::Ask { shield, ask } => store.publish_ask(&id, &shield, &ask).await,
-            Command::Beat(mut beat) => {
-                beat.time_ms = now_ms();
-                store.publish_brain_beat(&id, &beat).await
+        let sending = async {
+            match command {
+                Command::Ask { shield, ask } => store.publish_ask(&id, &shield, &ask).await,
+                Command::Beat(mut beat) => {
+                    beat.time_ms = now_ms();
+                    store.publish_brain_beat(&id, &beat).await
+                }
+                Command::Serve(_) | Command::Order { .. } | Command::Events { .. } => Ok(()),
             }
-            Command::Serve(_) | Command::Order { .. } | Command::Events { .. } => Ok(()),
+        };
+        let sent = tokio::select! {
+            sent = sending => sent,
+            // A client that is stuck would hold what belongs to the next.
+            _ = stores.changed() => Err(ControlError::Closed),
         };
         if let Err(error) = sent {
             outbox.count(Counter::Dropped, 1);

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use arqon_spine::connect::{ConnectError, Connection, SpineEvent};
 use arqon_spine::control::ControlError;
 use arqon_spine::credentials::CredentialsError;
+use arqon_spine::manifest::BrainManifest;
 use arqon_spine::{nats, subjects};
 use arqon_telemetry::log::chain;
 use futures_util::StreamExt;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
 
 use crate::counters::Counter;
@@ -36,7 +38,7 @@ pub(crate) enum Broken {
     #[error("cannot subscribe")]
     Subscribe(#[from] nats::client::SubscribeError),
     #[error("the server does not answer")]
-    Barrier,
+    Silent,
     #[error("the connection ended")]
     Ended,
 }
@@ -50,11 +52,32 @@ pub(crate) trait Side {
     fn serve(&self, outbox: &Outbox) -> impl Future<Output = Result<(), Broken>>;
 }
 
+/// Whether the server still answers. A server that hangs, or a cut cable, is a
+/// break like any other, but one that the client notices after 15 s only; until
+/// then Brain would take the Shields for dead.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    client: nats::Client,
+    subject: String,
+    inbox: nats::Subscriber,
+    ticks: Interval,
+    patience: Duration,
+    ticked: Instant,
+    /// Since when nothing has come.
+    waiting: Option<Instant>,
+}
+
 /// Tells of what the server says, but not of each time it does.
 #[derive(Debug, Default)]
 pub(crate) struct Paced {
     last: Option<Instant>,
     unsaid: u64,
+}
+
+/// How long a server may be silent: the Shields' last beats are up to a second
+/// old when it hangs, and must not be too old when that is noticed.
+pub(crate) fn patience(manifest: &BrainManifest) -> Duration {
+    manifest.down_after / 3
 }
 
 /// Uses connections, one after the other, for ever.
@@ -64,7 +87,7 @@ pub(crate) async fn keep<S: Side>(side: S, outbox: Outbox) {
     loop {
         let started = Instant::now();
         let broken = side.serve(&outbox).await;
-        if matches!(broken, Ok(()) | Err(Broken::Ended)) && started.elapsed() > LONGEST_PAUSE {
+        if broken.is_ok() && started.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
         }
         let broken = broken.err().unwrap_or(Broken::Ended);
@@ -83,17 +106,18 @@ pub(crate) async fn keep<S: Side>(side: S, outbox: Outbox) {
 pub(crate) async fn came(
     which: Which,
     connection: &Connection,
+    patience: Duration,
     outbox: &Outbox,
-) -> Result<(), Broken> {
+) -> Result<Pulse, Broken> {
     let subject = subjects::barrier(&connection.user);
     let mut inbox = connection.client.subscribe(subject.clone()).await?;
     let answered = async {
-        let sent = connection.client.publish(subject, "".into()).await;
+        let sent = connection.client.publish(subject.clone(), "".into()).await;
         sent.is_ok() && inbox.next().await.is_some()
     };
     match tokio::time::timeout(BARRIER, answered).await {
         Ok(true) => {}
-        Ok(false) | Err(_) => return Err(Broken::Barrier),
+        Ok(false) | Err(_) => return Err(Broken::Silent),
     }
     info!(
         which = which.name(),
@@ -101,7 +125,17 @@ pub(crate) async fn came(
         "Connected"
     );
     outbox.push([Event::spine(which, true)]);
-    Ok(())
+    let mut ticks = interval(patience / 2);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Ok(Pulse {
+        client: connection.client.clone(),
+        subject,
+        inbox,
+        ticks,
+        patience,
+        ticked: Instant::now(),
+        waiting: None,
+    })
 }
 
 /// Acts on what happens to a connection; false: it cannot be used.
@@ -122,6 +156,43 @@ pub(crate) fn heed(which: Which, event: &SpineEvent, outbox: &Outbox, paced: &mu
         SpineEvent::Disconnected | SpineEvent::Closed => {}
     }
     true
+}
+
+// === impl Pulse ===
+
+impl Pulse {
+    /// Something came, so it lives.
+    pub(crate) fn heard(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Returns when nothing has come for too long, not even an answer. It may
+    /// be dropped and called again.
+    pub(crate) async fn stopped(&mut self) {
+        loop {
+            tokio::select! {
+                Some(_) = self.inbox.next() => self.waiting = None,
+                _ = self.ticks.tick() => if self.tick(Instant::now()) { return },
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> bool {
+        // Where we stood still ourselves, what has come is not yet read.
+        let stood_still = now - self.ticked > self.patience;
+        self.ticked = now;
+        match self.waiting {
+            Some(since) if !stood_still => now - since >= self.patience,
+            _ => {
+                self.waiting = Some(now);
+                let (client, subject) = (self.client.clone(), self.subject.clone());
+                // Not waited for here: its place in the queue of writes is kept,
+                // and a queue that does not move is what is to be found out.
+                tokio::spawn(async move { client.publish(subject, "".into()).await });
+                false
+            }
+        }
+    }
 }
 
 // === impl Paced ===

@@ -154,6 +154,29 @@ async fn turns_of_the_spine_are_told_in_order_with_messages() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_is_a_break_too() {
+    let spine = Spine::start().await;
+    let tenant = spine.tenant("acme").await;
+    let mut link = Link::start(&spine, "brain-1").await;
+    let shield = fleet(&spine, &tenant, "shield-1").await;
+    let session = SessionId::new();
+    for seq in 1..=2 {
+        spine.freeze().await;
+        for _ in 0..2 {
+            let event = link.event().await;
+            assert!(event.is("spine") && event[2] == "down", "{event:?}");
+        }
+        spine.thaw();
+        link.connected().await;
+        let change = change(seq, entry("lobby", "alice", session, seq));
+        publish(&shield, subjects::PRESENCE_CHANGE, &change).await;
+        assert_eq!(link.event().await[4].int(), seq);
+    }
+    // The client itself would have noticed too, but only after 15 s.
+    assert!(link.log().matches("the server does not answer").count() >= 2);
+}
+
+#[tokio::test]
 async fn a_ping_is_answered_whatever_nats_does() {
     let spine = Spine::start().await;
     let tenant = spine.tenant("acme").await;
