@@ -41,6 +41,8 @@ use crate::{
 const FIRST_CONTACT: Duration = Duration::from_secs(5);
 /// Kept free at the end of a drain for sessions that are being closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the last words about presence may take, each.
+const PARTING: Duration = Duration::from_secs(1);
 /// How long the Spine's connections have to send what they hold.
 const SPINE_SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -58,7 +60,7 @@ pub struct Shield {
     _stop_accepting: DropGuard,
     /// Ends the admin listener.
     _stop_admin: DropGuard,
-    _control: Arc<Control>,
+    control: Arc<Control>,
 }
 
 /// What the drain, the status and the edge all look at.
@@ -195,7 +197,7 @@ impl Shield {
             _stop_accepting: accepting.clone().drop_guard(),
             accepting,
             _stop_admin: stop_admin.drop_guard(),
-            _control: control,
+            control,
         })
     }
 
@@ -275,6 +277,16 @@ impl Shield {
         let cut = sessions.count();
         if cut > 0 {
             tracing::warn!(sessions = cut, "Drain cut short by drain.timeout_secs");
+        }
+        // What Brains are told last: they need not wait for silence.
+        let flushed = async {
+            while !pool.presence().is_flushed() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = timeout(PARTING, flushed).await;
+        if !self.control.goodbye(PARTING).await {
+            tracing::info!("Nobody to say goodbye to: Brains will notice by silence");
         }
         if timeout(SPINE_SHUTDOWN, pool.shutdown()).await.is_err() {
             tracing::warn!("The Spine did not take the last messages in time");

@@ -2,7 +2,7 @@
 //!
 //! In: socket → session → Spine. Out: tenant pump → room registry → session
 //! queue → socket. No other queue stands between, and nothing here talks to
-//! Brain: everything between them is a subject on the Spine.
+//! Brain: everything between them is a subject on the Spine (`presence`).
 //!
 //! `app` composes the parts; each part is a module with one owner of state.
 
@@ -10,6 +10,7 @@ pub mod app;
 pub mod auth;
 pub mod control;
 pub mod edge;
+pub mod presence;
 pub mod rooms;
 pub mod session;
 pub mod spine;

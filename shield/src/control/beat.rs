@@ -21,13 +21,9 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// A process that starts now.
-    pub(super) fn new() -> Self {
-        // UUIDv7 begins with the time in milliseconds; its last bytes are chance.
-        let id = uuid::Uuid::now_v7();
-        let (time, chance) = (&id.as_bytes()[..6], &id.as_bytes()[14..]);
-        let hex = time.iter().chain(chance).map(|byte| format!("{byte:02x}"));
+    pub(super) fn new(epoch: u64) -> Self {
         Self {
-            incarnation: hex.collect(),
+            incarnation: format!("{epoch:016x}"),
             started: Instant::now(),
         }
     }
@@ -43,6 +39,7 @@ impl Reporter {
         params: &ControlParams,
         tenants: &Tenants,
         context: &ControlContext,
+        goodbye: bool,
     ) -> v1::ShieldBeat {
         let draining = context.drain.is_cancelled();
         let links = context.pool.stats();
@@ -75,8 +72,8 @@ impl Reporter {
             messages_in: context.metrics.messages_in.get(),
             messages_out: context.metrics.messages_out.get(),
             public_address: params.public_address.clone(),
-            presence: None,
-            goodbye: false,
+            presence: Some(context.pool.presence().summary()),
+            goodbye,
             time_ms: now_ms(),
         }
     }

@@ -14,7 +14,10 @@ use arqon_spine::{
 };
 use arqon_telemetry::{Metrics, log::chain};
 use futures_util::{Stream, StreamExt};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
@@ -65,9 +68,13 @@ pub struct ControlContext {
 /// Holds the CONTROL connection until dropped.
 #[derive(Debug)]
 pub struct Control {
+    goodbye: mpsc::Sender<oneshot::Sender<()>>,
     incarnation: String,
     _task: AbortOnDropHandle<()>,
 }
+
+/// Who wants goodbye to be said, and to know that it was.
+type Parting = mpsc::Receiver<oneshot::Sender<()>>;
 
 struct Task {
     params: ControlParams,
@@ -109,18 +116,29 @@ impl ControlParams {
 impl Control {
     /// Starts to follow the control plane; `tenants` is filled from it.
     pub fn start(params: ControlParams, tenants: Arc<Tenants>, context: ControlContext) -> Self {
+        let epoch = context.pool.presence().epoch();
+        let (goodbye, parting) = mpsc::channel(1);
         let task = Task {
             params,
             tenants,
             context,
-            reporter: Reporter::new(),
+            reporter: Reporter::new(epoch),
         };
         let incarnation = task.reporter.incarnation().to_owned();
-        let task = tokio::spawn(task.run());
+        let task = tokio::spawn(task.run(parting));
         Self {
+            goodbye,
             incarnation,
             _task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// Tells all that this process ends; false if the control plane does not
+    /// take it in time.
+    pub async fn goodbye(&self, patience: Duration) -> bool {
+        let (told, answer) = oneshot::channel();
+        let said = async { self.goodbye.send(told).await.is_ok() && answer.await.is_ok() };
+        tokio::time::timeout(patience, said).await.unwrap_or(false)
     }
 
     /// This process, as its beats name it.
@@ -132,14 +150,14 @@ impl Control {
 // === impl Task ===
 
 impl Task {
-    async fn run(self) {
+    async fn run(self, mut parting: Parting) {
         let mut pause = FIRST_PAUSE;
         let mut gauges = interval(BEAT);
         gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut read = false;
         loop {
             let broken = {
-                let serve = self.serve(&mut read);
+                let serve = self.serve(&mut read, &mut parting);
                 tokio::pin!(serve);
                 loop {
                     tokio::select! {
@@ -165,20 +183,21 @@ impl Task {
 
     /// One connection, from its opening to its end. `read` tells whether all
     /// tenants were read over it.
-    async fn serve(&self, read: &mut bool) -> Broken {
-        match self.follow(read).await {
+    async fn serve(&self, read: &mut bool, parting: &mut Parting) -> Broken {
+        match self.follow(read, parting).await {
             Ok(()) => Broken::Ended,
             Err(broken) => broken,
         }
     }
 
-    async fn follow(&self, read: &mut bool) -> Result<(), Broken> {
+    async fn follow(&self, read: &mut bool, parting: &mut Parting) -> Result<(), Broken> {
         let params = &self.params;
         let name = format!("{}/control", params.node);
         let connection = connect::connect_creds(&params.servers, &params.creds, &name).await?;
         let store = ControlStore::new(&connection);
         // Before the read, so that no order is missed that follows a change.
         let mut orders = store.subscribe_orders(&params.node).await?;
+        let mut asks = store.subscribe_asks(&params.node).await?;
         let mut records = store.watch_tenants().await?;
         let all = tokio::time::timeout(READ_TIMEOUT, read_all(&mut records));
         let mut all = all.await.map_err(|_| Broken::Slow)??;
@@ -194,6 +213,9 @@ impl Task {
 
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Asked by however many Brains, the answer is for all: it goes out with a beat.
+        let mut asked = false;
+        let mut parted = false;
         loop {
             tokio::select! {
                 event = records.next() => match event.ok_or(Broken::Ended)?? {
@@ -206,9 +228,24 @@ impl Task {
                     RecordEvent::Synced => {}
                 },
                 order = orders.next() => self.obey(order.ok_or(Broken::Ended)?),
-                _ = beats.tick() => {
-                    let beat = self.reporter.beat(params, &self.tenants, &self.context);
+                ask = asks.next() => {
+                    asked |= ask.ok_or(Broken::Ended)?.epoch == self.context.pool.presence().epoch();
+                }
+                Some(told) = parting.recv() => {
+                    parted = true;
+                    let beat = self.reporter.beat(params, &self.tenants, &self.context, true);
                     store.publish_beat(&params.node, &beat).await?;
+                    // Nobody waits any more if this took too long.
+                    let _ = told.send(());
+                }
+                _ = beats.tick(), if !parted => {
+                    let beat = self.reporter.beat(params, &self.tenants, &self.context, false);
+                    store.publish_beat(&params.node, &beat).await?;
+                    if std::mem::take(&mut asked) {
+                        for page in self.context.pool.presence().digests(params.node.as_str()) {
+                            store.publish_presence(&params.node, &page).await?;
+                        }
+                    }
                 }
                 () = connection.closed.closed() => return Ok(()),
             }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use arqon_proto::{
-    codes::CloseCode,
+    codes::{CloseCode, ErrorCode},
     envelope,
     names::{RoomId, SessionId},
     v1::Opcode,
@@ -36,12 +36,12 @@ use super::{
     frame::Frame,
     outbox::{Entry, Load, Outbox, Take},
     registry::Registration,
-    state::{Action, Actions, Now, Refusal, State},
+    state::{Action, Actions, EnterRequest, MetaRequest, Now, PresenceRequest, Refusal, State},
     timers::{Due, Timers, TokenLife},
     wire::{CLOSE_TOO_BIG, Inbound, Wire},
     work::{self, Outcome, Work},
 };
-use crate::{auth::Identity, spine::TenantLink};
+use crate::{auth::Identity, presence::Entrant, spine::TenantLink};
 
 /// Requests of one client handled in a row before others have their turn.
 const READS_PER_POLL: usize = 32;
@@ -50,6 +50,8 @@ const BATCHES_PER_POLL: usize = 8;
 /// How long a closed session waits for the client to take the close frame and
 /// end its side. Two round trips of a bad mobile line.
 const LINGER: Duration = Duration::from_secs(2);
+/// A session is told to be active at most this often.
+const ACTIVE_EVERY: Duration = Duration::from_secs(15);
 /// Pause after which unconfirmed publishes are counted again. Their answers
 /// wake the session anyway, mostly.
 const UNCONFIRMED_PAUSE: Duration = Duration::from_millis(20);
@@ -66,6 +68,8 @@ pub struct Session<S> {
     timer: Pin<Box<Sleep>>,
     /// Since when the socket takes nothing.
     stalled: Option<Instant>,
+    /// When it was last told that the session does something.
+    marked: Instant,
     /// The request under way.
     work: Option<Work>,
     /// The tenant's way to the Spine, once needed.
@@ -137,6 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             state,
             timers,
             stalled: None,
+            marked: now.instant,
             work: None,
             link: None,
             unconfirmed: None,
@@ -294,6 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     self.work = Some(work::join(self.way(), request, member, joined));
                 }
                 Action::Publish(request) => {
+                    self.mark_active(&request.room);
                     let unconfirmed = request.ack.then(|| {
                         let count = self.unconfirmed.get_or_insert_default();
                         count.fetch_add(1, Ordering::AcqRel);
@@ -306,6 +312,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     let verifier = self.ctx.verifier.clone();
                     self.work = Some(work::refresh(verifier, request));
                 }
+                Action::Enter(request) => self.enter(request),
+                Action::SetMeta(request) => self.set_meta(request),
+                Action::AskPresence(request) => self.ask_presence(&request),
                 Action::TokenChanged => {
                     let now = now();
                     let life = token_life(self.state.identity(), self.ctx.token_grace, now);
@@ -327,6 +336,72 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.ctx.metrics.errors.get_or_create(&label).inc();
         let error = envelope::error(*code, room, *reference, None, 0);
         self.outbox.push_own(Frame::envelope(&error));
+    }
+
+    fn enter(&self, request: EnterRequest) {
+        let Some(link) = &self.link else {
+            return;
+        };
+        link.presence().enter(Entrant {
+            room: request.room,
+            user: self.state.identity().user.clone(),
+            outbox: self.outbox.clone(),
+            mode: request.mode,
+            meta: request.meta,
+            reference: request.reference,
+        });
+    }
+
+    fn set_meta(&self, request: MetaRequest) {
+        let MetaRequest {
+            room,
+            reference,
+            meta,
+        } = request;
+        let (session, user) = (self.outbox.session(), &self.state.identity().user);
+        let set = match &self.link {
+            Some(link) => link.presence().set_meta(&room, session, user, meta),
+            None => Err(ErrorCode::PresenceUnavailable),
+        };
+        self.tell_refused(set, &room, reference);
+    }
+
+    fn ask_presence(&self, request: &PresenceRequest) {
+        let PresenceRequest {
+            room,
+            reference,
+            count_only,
+        } = request;
+        let asked = match &self.link {
+            Some(link) => {
+                let presence = link.presence();
+                presence.get(room, &self.outbox, *reference, *count_only)
+            }
+            None => Err(ErrorCode::PresenceUnavailable),
+        };
+        self.tell_refused(asked, room, *reference);
+    }
+
+    fn tell_refused(&self, result: Result<(), ErrorCode>, room: &RoomId, reference: u64) {
+        if let Err(code) = result {
+            self.refuse(&Refusal {
+                code,
+                room: room.to_string(),
+                reference,
+            });
+        }
+    }
+
+    /// Says now and then that the session does something.
+    fn mark_active(&mut self, room: &RoomId) {
+        let now = Instant::now();
+        if now < self.marked + ACTIVE_EVERY {
+            return;
+        }
+        self.marked = now;
+        if let Some(link) = &self.link {
+            link.presence().active(room, self.outbox.session());
+        }
     }
 
     fn way(&self) -> work::Way {

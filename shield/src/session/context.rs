@@ -64,6 +64,7 @@ impl SessionContext {
                     max_headers: session.max_headers,
                     max_header_bytes: session.max_header_bytes,
                 },
+                max_meta_bytes: manifest.presence.max_meta_bytes,
                 max_offences: session.max_offences,
             }),
             outbox: Arc::new(OutboxLimits::new(

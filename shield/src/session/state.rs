@@ -17,7 +17,7 @@ use arqon_proto::{
     envelope::{self, ClientFault},
     headers::{self, HeaderLimits},
     names::{RoomId, SessionId, TwistId},
-    v1::{self, Opcode, envelope::Body},
+    v1::{self, Opcode, PresenceMode, envelope::Body},
 };
 use bytes::Bytes;
 use prost::Message;
@@ -27,6 +27,8 @@ use crate::auth::Identity;
 
 /// Offences are counted within spans of this length.
 const OFFENCE_WINDOW: Duration = Duration::from_secs(60);
+/// Keys of a meta.
+const MAX_META_KEYS: usize = 32;
 /// Longest room name that is echoed in an ERROR; no valid one is longer.
 const ECHOED_ROOM_MAX: usize = 200;
 
@@ -41,6 +43,8 @@ pub struct SessionLimits {
     pub max_rooms: u32,
     /// Application headers of one message.
     pub headers: HeaderLimits,
+    /// Bytes of all keys and values of a session's meta in a room.
+    pub max_meta_bytes: usize,
     /// Offences within a minute that are answered; one more closes.
     pub max_offences: u32,
 }
@@ -79,6 +83,12 @@ pub(super) enum Action {
     Publish(PublishRequest),
     /// Verify the token, then tell `on_refreshed`.
     Refresh(RefreshRequest),
+    /// Take part in the presence of a room that is joined.
+    Enter(EnterRequest),
+    /// Replace the meta in a room.
+    SetMeta(MetaRequest),
+    /// Ask who is in a room.
+    AskPresence(PresenceRequest),
     /// Another token is in force.
     TokenChanged,
     /// Close after all that was sent.
@@ -99,7 +109,33 @@ pub(super) struct JoinRequest {
     pub(super) room: RoomId,
     pub(super) reference: u64,
     pub(super) echo: bool,
-    pub(super) presence: bool,
+    pub(super) presence: PresenceMode,
+    pub(super) meta: BTreeMap<String, String>,
+}
+
+/// A room whose presence to take part in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct EnterRequest {
+    pub(super) room: RoomId,
+    pub(super) reference: u64,
+    pub(super) mode: PresenceMode,
+    pub(super) meta: BTreeMap<String, String>,
+}
+
+/// An accepted PRESENCE_SET.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MetaRequest {
+    pub(super) room: RoomId,
+    pub(super) reference: u64,
+    pub(super) meta: BTreeMap<String, String>,
+}
+
+/// An accepted PRESENCE_GET.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PresenceRequest {
+    pub(super) room: RoomId,
+    pub(super) reference: u64,
+    pub(super) count_only: bool,
 }
 
 /// An accepted PUBLISH.
@@ -169,7 +205,7 @@ impl State {
             heartbeat_secs: heartbeat.as_secs().max(1) as u32,
             server_time_ms: (now.wall.unix_timestamp_nanos() / 1_000_000) as u64,
             token_expires_at: self.identity.expires_at,
-            features: Vec::new(),
+            features: vec!["presence".to_owned()],
             shield_id: shield_id.to_owned(),
         })
     }
@@ -228,15 +264,20 @@ impl State {
             room,
             reference,
             presence,
+            meta,
             ..
         } = request;
         if let Err(code) = result {
             return refuse(code, room.as_str(), reference).into();
         }
         let mut actions = Actions::default();
-        if presence {
-            let unavailable = refuse(ErrorCode::PresenceUnavailable, room.as_str(), reference);
-            actions.push(unavailable);
+        if presence != PresenceMode::None {
+            actions.push(Action::Enter(EnterRequest {
+                room: room.clone(),
+                reference,
+                mode: presence,
+                meta,
+            }));
         }
         if let Err(at) = self.rooms.binary_search(&room) {
             self.rooms.insert(at, room);
@@ -310,7 +351,7 @@ impl State {
             Opcode::Join => self.join(&room, reference, envelope.body),
             Opcode::Leave => self.leave(&room, reference),
             Opcode::Publish => self.publish(&room, envelope, now.wall),
-            _ => self.presence(&room, envelope.body),
+            _ => self.presence(&room, reference, envelope.body),
         };
         match result {
             Ok(actions) => actions,
@@ -339,15 +380,16 @@ impl State {
         if self.rooms.len() >= self.max_rooms() as usize {
             return Err(ErrorCode::RoomLimit);
         }
-        let presence = matches!(
-            options.presence(),
-            v1::PresenceMode::Count | v1::PresenceMode::Full
-        );
+        let presence = match options.presence() {
+            PresenceMode::Unspecified => PresenceMode::None,
+            mode => mode,
+        };
         Ok(Action::Join(JoinRequest {
             room: room.clone(),
             reference,
             echo: options.echo.unwrap_or(true),
             presence,
+            meta: options.meta,
         })
         .into())
     }
@@ -395,14 +437,32 @@ impl State {
         .into())
     }
 
-    fn presence(&self, room: &RoomId, body: Option<Body>) -> Result<Actions, ErrorCode> {
+    fn presence(
+        &self,
+        room: &RoomId,
+        reference: u64,
+        body: Option<Body>,
+    ) -> Result<Actions, ErrorCode> {
         if let Some(Body::PresenceSet(set)) = &body {
             self.check_meta(&set.meta)?;
         }
         if !self.is_in(room) {
             return Err(ErrorCode::NotJoined);
         }
-        Err(ErrorCode::PresenceUnavailable)
+        let room = room.clone();
+        let action = match body {
+            Some(Body::PresenceSet(set)) => Action::SetMeta(MetaRequest {
+                room,
+                reference,
+                meta: set.meta,
+            }),
+            body => Action::AskPresence(PresenceRequest {
+                room,
+                reference,
+                count_only: matches!(body, Some(Body::PresenceGet(get)) if get.count_only),
+            }),
+        };
+        Ok(action.into())
     }
 
     fn check_meta(&self, meta: &BTreeMap<String, String>) -> Result<(), ErrorCode> {
@@ -410,9 +470,7 @@ impl State {
             .iter()
             .map(|(key, value)| key.len() + value.len())
             .sum();
-        if meta.len() > self.limits.headers.max_headers
-            || bytes > self.limits.headers.max_header_bytes
-        {
+        if meta.len() > MAX_META_KEYS || bytes > self.limits.max_meta_bytes {
             return Err(ErrorCode::MetaTooLarge);
         }
         Ok(())
@@ -530,8 +588,7 @@ impl JoinRequest {
     pub(super) fn joined(&self) -> v1::Envelope {
         let joined = v1::Joined {
             echo: self.echo,
-            // None is in force before presence can be told.
-            presence: v1::PresenceMode::None.into(),
+            presence: self.presence.into(),
         };
         envelope::joined(self.room.as_str(), self.reference, joined)
     }

@@ -16,7 +16,10 @@ use arqon_spine::{
 use super::{
     barrier::Barrier, counters::Counters, publisher::Line, pump::Pump, settings::SpineParams,
 };
-use crate::rooms::Room;
+use crate::{
+    presence::{self, TenantPresence},
+    rooms::Room,
+};
 
 /// Commands queued to the connection before publishers wait. Large enough to
 /// keep the socket busy, small enough that what waits here is gone in milliseconds.
@@ -45,6 +48,9 @@ struct Subscriptions {
     by_number: HashMap<u64, RoomId>,
     last: u64,
 }
+
+/// The first numbers are those of the barrier and of presence's two.
+const OWN: u64 = 3;
 
 /// Where to connect.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +86,7 @@ impl Connection {
         account: &str,
         choice: Choice,
         counters: &Arc<Counters>,
+        presence: &Arc<TenantPresence>,
     ) -> Result<Self, OpenError> {
         let servers: Vec<String> = params
             .servers
@@ -105,6 +112,9 @@ impl Connection {
         let (client, user) = (spine.client.clone(), spine.user.clone());
         let echo = client.subscribe(subjects::barrier(&user)).await;
         let echo = echo.map_err(|_| OpenError::Lost)?;
+        if !presence::listen(presence, &client, tenant, &params.node).await {
+            return Err(OpenError::Lost);
+        }
         let barrier = Barrier::new(counters.clone());
         let run = barrier
             .clone()
@@ -119,7 +129,7 @@ impl Connection {
                 .expires_at
                 .and_then(|at| at.duration_since(SystemTime::now()).ok()),
             spine,
-            subscriptions: Subscriptions::after_barrier(),
+            subscriptions: Subscriptions::after_own(),
         })
     }
 
@@ -154,6 +164,11 @@ impl Connection {
 
     pub(super) fn is_subscribed(&self, room: &RoomId) -> bool {
         self.subscriptions.by_room.contains_key(room)
+    }
+
+    /// Whether the subscription of this number is one of presence's.
+    pub(super) fn is_presence(number: u64) -> bool {
+        (2..=OWN).contains(&number)
     }
 
     /// The room of a subscription's number.
@@ -195,11 +210,11 @@ impl Connection {
 // === impl Subscriptions ===
 
 impl Subscriptions {
-    fn after_barrier() -> Self {
+    fn after_own() -> Self {
         Self {
             by_room: HashMap::new(),
             by_number: HashMap::new(),
-            last: 1,
+            last: OWN,
         }
     }
 

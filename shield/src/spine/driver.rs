@@ -169,7 +169,16 @@ impl Shared {
         let account = self.record.load().record.account.clone();
         let fleet_key = self.fleet_key.load_full();
         let (tenant, counters) = (&self.tenant, &self.counters);
-        let open = Connection::open(&self.params, &fleet_key, tenant, &account, choice, counters);
+        let presence = &self.presence;
+        let open = Connection::open(
+            &self.params,
+            &fleet_key,
+            tenant,
+            &account,
+            choice,
+            counters,
+            presence,
+        );
         // Large, and of use for milliseconds of a link's life.
         Box::pin(open).await
     }

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     control::Tenant,
+    presence::{self, TenantPresence},
     rooms::{Entered, Limit, Member, Rooms},
     session::Frame,
 };
@@ -59,6 +60,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     pub(super) rooms: Rooms,
     pub(super) publisher: Publisher,
+    pub(super) presence: Arc<TenantPresence>,
     pub(super) state: watch::Sender<LinkState>,
     /// The fleet key of the connection in use.
     pub(super) key_in_use: Mutex<Option<String>>,
@@ -99,6 +101,7 @@ impl TenantLink {
         fleet_key: &Arc<ArcSwap<FleetKey>>,
         openings: &Arc<Semaphore>,
         counters: &Arc<Counters>,
+        presence: Arc<TenantPresence>,
     ) -> Arc<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -115,12 +118,20 @@ impl TenantLink {
                 counters.clone(),
             ),
             record: ArcSwap::new(tenant),
+            presence: presence.clone(),
             state: watch::Sender::new(LinkState::Dormant),
             key_in_use: Mutex::default(),
             used: AtomicBool::new(false),
             commands,
         });
         tokio::spawn(driver::run(shared.clone(), receiver));
+        let line = Arc::downgrade(&shared);
+        tokio::spawn(presence::run(
+            presence,
+            params.node.clone(),
+            shared.state.subscribe(),
+            move || line.upgrade()?.publisher.client_up(),
+        ));
         Arc::new(Self { shared })
     }
 
@@ -179,9 +190,15 @@ impl TenantLink {
         result
     }
 
-    /// Leaves a room. The subscription lingers a little.
+    /// Leaves a room and its presence. The subscription lingers a little.
     pub fn leave(&self, room: &RoomId, session: SessionId) {
         self.shared.rooms.leave(room, session);
+        self.shared.presence.leave(room, session);
+    }
+
+    /// Presence of the tenant's sessions here.
+    pub(crate) fn presence(&self) -> &TenantPresence {
+        &self.shared.presence
     }
 
     /// Publishes an encoded MESSAGE Envelope. `SPINE_UNAVAILABLE` at once while

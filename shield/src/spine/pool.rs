@@ -19,7 +19,7 @@ use super::{
     link::{LinkState, TenantLink},
     settings::SpineParams,
 };
-use crate::control::Tenant;
+use crate::{control::Tenant, presence::Presence};
 
 /// Connections opened at once: a rotation of all tenants, or a server's
 /// restart, must not become a storm of handshakes.
@@ -35,6 +35,7 @@ pub struct SpinePool {
     fleet_key: Arc<ArcSwap<FleetKey>>,
     openings: Arc<Semaphore>,
     counters: Arc<Counters>,
+    presence: Arc<Presence>,
     links: Mutex<Links>,
 }
 
@@ -76,6 +77,7 @@ impl SpinePool {
     pub fn new(params: SpineParams, metrics: &Metrics) -> Result<Arc<Self>, SpineError> {
         let fleet_key = FleetKey::read(&params.fleet_key_file)?;
         let pool = Arc::new(Self {
+            presence: Arc::new(Presence::new(params.presence, metrics)),
             params: Arc::new(params),
             fleet_key: Arc::new(ArcSwap::from_pointee(fleet_key)),
             openings: Arc::new(Semaphore::new(OPENINGS)),
@@ -109,25 +111,11 @@ impl SpinePool {
             let link = links
                 .by_tenant
                 .entry(tenant.id.clone())
-                .or_insert_with(|| {
-                    TenantLink::spawn(
-                        tenant.clone(),
-                        &self.params,
-                        &self.fleet_key,
-                        &self.openings,
-                        &self.counters,
-                    )
-                })
+                .or_insert_with(|| self.spawn(tenant))
                 .clone();
             if link.state() == LinkState::Closed {
                 // Its tenant was gone for a while.
-                let fresh = TenantLink::spawn(
-                    tenant.clone(),
-                    &self.params,
-                    &self.fleet_key,
-                    &self.openings,
-                    &self.counters,
-                );
+                let fresh = self.spawn(tenant);
                 links.by_tenant.insert(tenant.id.clone(), fresh.clone());
                 fresh
             } else {
@@ -138,9 +126,26 @@ impl SpinePool {
         Ok(link)
     }
 
+    fn spawn(&self, tenant: &Arc<Tenant>) -> Arc<TenantLink> {
+        TenantLink::spawn(
+            tenant.clone(),
+            &self.params,
+            &self.fleet_key,
+            &self.openings,
+            &self.counters,
+            self.presence.of(&tenant.id, &tenant.record.account),
+        )
+    }
+
+    /// The presence of all tenants' sessions.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.presence
+    }
+
     /// The control plane has a new record of the tenant.
     pub fn update(&self, tenant: &Arc<Tenant>) {
         if let Some(link) = self.lock().by_tenant.get(&tenant.id) {
+            self.presence.of(&tenant.id, &tenant.record.account);
             link.set_record(tenant);
         }
     }
@@ -148,6 +153,7 @@ impl SpinePool {
     /// The tenant is gone: its link is closed.
     pub fn remove(&self, tenant: &TenantId) {
         let link = self.lock().by_tenant.remove(tenant);
+        self.presence.gone(tenant);
         if let Some(link) = link {
             tokio::spawn(async move { link.close().await });
         }

@@ -250,6 +250,13 @@ impl Publisher {
         Poll::Ready(Ok(()))
     }
 
+    /// The connection in use, while it is up.
+    pub(super) fn client_up(&self) -> Option<nats::Client> {
+        let state = self.lock();
+        let line = state.line.as_ref().filter(|line| line.is_up())?;
+        Some(line.client.clone())
+    }
+
     /// The connection in use.
     pub(super) fn client(&self) -> Option<nats::Client> {
         self.lock().line.as_ref().map(|line| line.client.clone())

@@ -43,6 +43,7 @@ pub(super) async fn restore(shared: &Shared, connection: &mut Connection) -> Res
     }
     shared.set_key_in_use(Some(connection.fleet_key.clone()));
     shared.publisher.set_line(Some(connection.line()));
+    shared.presence.reconnected();
     shared.set_state(LinkState::Up);
     Ok(())
 }
@@ -67,6 +68,7 @@ pub(super) fn refused(shared: &Shared, text: &str) -> Option<RoomId> {
         return None;
     }
     shared.rooms.refuse(&room, ErrorCode::JoinRefused);
+    shared.presence.evict(&room);
     Some(room)
 }
 

@@ -140,6 +140,10 @@ impl<'a> Serving<'a> {
                 }
                 None
             }
+            Some(SpineEvent::SlowConsumer { sid, .. }) if Connection::is_presence(sid) => {
+                self.presence_overflow();
+                None
+            }
             Some(SpineEvent::SlowConsumer { sid, dropped }) => {
                 let room = self.current.room_of(sid).cloned();
                 self.overflow(room, dropped);
@@ -166,6 +170,9 @@ impl<'a> Serving<'a> {
                     self.unsubscribe(&room);
                 }
             }
+            Some(SpineEvent::SlowConsumer { sid, .. }) if Connection::is_presence(sid) => {
+                self.presence_overflow();
+            }
             Some(SpineEvent::SlowConsumer { sid, dropped }) => {
                 let next = self.rotation.next();
                 let room = next.and_then(|next| next.room_of(sid).cloned());
@@ -173,6 +180,12 @@ impl<'a> Serving<'a> {
             }
             Some(SpineEvent::LameDuck) => {}
         }
+    }
+
+    /// What Brain said was dropped, and is asked for again.
+    fn presence_overflow(&self) {
+        self.shared.counters.metrics.spine_slow_consumer.inc();
+        self.shared.presence.reconnected();
     }
 
     /// The pump could not keep up, and the client dropped messages of a room.

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use arqon_proto::names::NodeId;
 use arqon_spine::{accounts, manifest::Manifest};
 
+use crate::presence::PresenceSettings;
+
 /// Both connections of a rotation are read for so long after the new one is
 /// proven. The server may hold a message that it routed before it knew the new
 /// subscription and delivers late; this is far more than it holds one under load.
@@ -39,6 +41,8 @@ pub struct SpineParams {
     pub max_message_bytes: usize,
     /// How long both connections of a rotation are read.
     pub overlap: Duration,
+    /// Presence of the tenants' sessions.
+    pub presence: PresenceSettings,
 }
 
 // === impl SpineParams ===
@@ -47,6 +51,7 @@ impl SpineParams {
     /// The settings of this manifest.
     pub fn from_manifest(manifest: &Manifest) -> Self {
         let (spine, rooms) = (&manifest.spine, &manifest.rooms);
+        let max_message_bytes = max_message_bytes(manifest.session.max_frame_bytes);
         Self {
             servers: spine.servers.clone(),
             node: manifest.node.id.clone(),
@@ -59,8 +64,9 @@ impl SpineParams {
             max_rooms: rooms.max_per_tenant,
             linger: rooms.linger,
             beacon_after: rooms.beacon_after,
-            max_message_bytes: max_message_bytes(manifest.session.max_frame_bytes),
+            max_message_bytes,
             overlap: OVERLAP,
+            presence: PresenceSettings::from_manifest(manifest, max_message_bytes),
         }
     }
 }

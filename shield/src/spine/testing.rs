@@ -39,6 +39,7 @@ use tokio::{
 use super::*;
 use crate::{
     control::Tenant,
+    presence::PresenceSettings,
     session::{Outbox, OutboxLimits, testing},
 };
 
@@ -145,6 +146,15 @@ impl Spine {
             beacon_after: Duration::from_secs(5),
             max_message_bytes: accounts::account_payload(65_536).try_into().unwrap(),
             overlap: Duration::from_millis(20),
+            presence: PresenceSettings {
+                epoch: 1,
+                leave_delay: Duration::ZERO,
+                query_timeout: Duration::from_secs(2),
+                flush: Duration::from_millis(5),
+                page_members: 100,
+                page_bytes: 32_768,
+                message_bytes: 65_536,
+            },
         }
     }
 

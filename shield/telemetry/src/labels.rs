@@ -83,6 +83,16 @@ registry_label! {
     Opcode("opcode")
 }
 
+registry_label! {
+    /// What an event of a room meant to its watchers: `applied`, `known`,
+    /// `stale`, `broken` or `unwatched`.
+    PresenceVerdict("verdict")
+}
+registry_label! {
+    /// What watchers were told: `state`, `update`, `leave`, `count` or `unavailable`.
+    PresenceWord("word")
+}
+
 label! {
     /// Why a MESSAGE was not delivered to one session.
     QueueDrop("reason") {

@@ -13,7 +13,8 @@ use prometheus_client::{
 };
 
 use crate::labels::{
-    AckOutcome, CloseReason, Code, ConnectionRefusal, GapReason, Label, Opcode, Outcome, QueueDrop,
+    AckOutcome, CloseReason, Code, ConnectionRefusal, GapReason, Label, Opcode, Outcome,
+    PresenceVerdict, PresenceWord, QueueDrop,
 };
 
 /// The metrics of one process. Cheap to clone; all clones count together.
@@ -143,6 +144,22 @@ catalogue! {
     spine_slow_consumer: Counter = Counter::default(),
     /// Acknowledgements asked for by clients, by outcome.
     acks: Family<AckOutcome, Counter> = Family::default(),
+    /// Sessions seen in rooms here: one for each session and room with presence.
+    presence_entries: Gauge = Gauge::default(),
+    /// Changes of presence sent to Brain.
+    presence_changes: Counter = Counter::default(),
+    /// Changes of presence dropped because too many waited; Brain fetches a snapshot instead.
+    presence_changes_dropped: Counter = Counter::default(),
+    /// Snapshots of a tenant's presence sent to a Brain.
+    presence_snapshots: Counter = Counter::default(),
+    /// Questions about a room asked of Brain.
+    presence_queries: Counter = Counter::default(),
+    /// Events of watched rooms heard from Brain, by what they meant.
+    presence_events: Family<PresenceVerdict, Counter> = Family::default(),
+    /// Presence told to watchers, by what was told, once for all who hear the same.
+    presence_told: Family<PresenceWord, Counter> = Family::default(),
+    /// Messages of Brain that could not be read.
+    presence_malformed: Counter = Counter::default(),
     /// JWKS documents fetched, by outcome.
     jwks_fetches: Family<Outcome, Counter> = Family::default(),
     /// Tenants known from the control plane.

@@ -25,6 +25,7 @@ fn limits() -> SessionLimits {
             max_headers: 2,
             max_header_bytes: 50,
         },
+        max_meta_bytes: 50,
         max_offences: MAX_OFFENCES,
     }
 }
@@ -245,13 +246,6 @@ fn bad_input_is_refused_by_its_code() {
             9,
             false,
         ),
-        (
-            "presence before it is built",
-            envelope::presence_get("lobby", 9, true).encode_to_vec(),
-            PresenceUnavailable,
-            9,
-            false,
-        ),
     ];
     for (what, bytes, code, reference, offence) in table {
         let mut state = state(identity());
@@ -380,7 +374,7 @@ fn roles_and_grants_decide_who_publishes() {
 }
 
 #[test]
-fn join_with_presence_joins_and_then_reports_that_there_is_none() {
+fn join_with_presence_joins_and_then_takes_part() {
     let mut state = state(identity());
     let mut options = v1::Join {
         echo: Some(false),
@@ -394,9 +388,35 @@ fn join_with_presence_joins_and_then_reports_that_there_is_none() {
     assert!(!request.echo);
     let joined = request.joined();
     assert_eq!((joined.op(), joined.r#ref), (Opcode::Joined, 4));
-    let actions = state.on_joined(request, Ok(()));
-    assert_eq!(refused(actions), Some((ErrorCode::PresenceUnavailable, 4)));
+    let enter = EnterRequest {
+        room: room("lobby"),
+        reference: 4,
+        mode: PresenceMode::Full,
+        meta: BTreeMap::new(),
+    };
+    let actions = list(state.on_joined(request, Ok(())));
+    assert_eq!(actions, [Action::Enter(enter)]);
     assert_eq!(state.rooms(), [room("lobby")]);
+
+    let meta = BTreeMap::from([("mood".to_owned(), "good".to_owned())]);
+    let set = envelope::presence_set("lobby", 5, meta.clone());
+    let set = list(state.on_envelope(set, now()));
+    let wanted = MetaRequest {
+        room: room("lobby"),
+        reference: 5,
+        meta,
+    };
+    assert_eq!(set, [Action::SetMeta(wanted)]);
+    let asked = envelope::presence_get("lobby", 6, true);
+    let wanted = PresenceRequest {
+        room: room("lobby"),
+        reference: 6,
+        count_only: true,
+    };
+    assert_eq!(
+        list(state.on_envelope(asked, now())),
+        [Action::AskPresence(wanted)]
+    );
 }
 
 #[test]
