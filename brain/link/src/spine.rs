@@ -208,3 +208,43 @@ impl Paced {
         Some(std::mem::take(&mut self.unsaid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_one_number_and_objections_are_paced() {
+        let outbox = Outbox::default();
+        let mut paced = Paced::default();
+        for _ in 0..1000 {
+            let lost = SpineEvent::SlowConsumer { sid: 7, dropped: 3 };
+            assert!(heed(Which::Brain, &lost, &outbox, &mut paced));
+            let objection = SpineEvent::ServerError("Permissions Violation for Publish".into());
+            assert!(heed(Which::Brain, &objection, &outbox, &mut paced));
+        }
+        assert_eq!(paced.unsaid, 999);
+        outbox.tell_counts();
+        let told = outbox.next();
+        // {:counted, :slow_consumer, 3000}, and nothing else.
+        let mut counted = crate::etf::Writer::part(64);
+        counted.tagged(3, "counted");
+        counted.atom("slow_consumer");
+        counted.uint(3000);
+        let counted = counted.finish();
+        assert!(told.windows(counted.len()).any(|window| window == counted));
+        assert!(told.len() < counted.len() + 32);
+    }
+
+    #[test]
+    fn what_may_not_be_heard_is_no_silence() {
+        let refused = "Permissions Violation for Subscription to \"presence.*.change\"".to_owned();
+        let refused = SpineEvent::ServerError(refused);
+        assert!(!heed(
+            Which::Brain,
+            &refused,
+            &Outbox::default(),
+            &mut Paced::default()
+        ));
+    }
+}
