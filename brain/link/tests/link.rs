@@ -10,3 +10,5 @@ mod bounds;
 mod messages;
 #[path = "link/process.rs"]
 mod process;
+#[path = "link/shield.rs"]
+mod shield;
