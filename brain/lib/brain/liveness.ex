@@ -39,7 +39,7 @@ defmodule Brain.Liveness do
     emitters: nil,
     last_tick: nil,
     started: nil,
-    next_beat: 0,
+    next_beat: nil,
     leaving?: false
   ]
 
@@ -80,7 +80,9 @@ defmodule Brain.Liveness do
   def init(opts) do
     config = Keyword.fetch!(opts, :config)
     live = Incarnations.new(config.down_after_ms, config.forget_after_ms)
-    state = %__MODULE__{config: config, live: live, started: now(), last_tick: now()}
+    # Monotonic time may be negative: nothing may begin at 0.
+    now = now()
+    state = %__MODULE__{config: config, live: live, started: now, last_tick: now, next_beat: now}
     Process.send_after(self(), :tick, @tick_ms)
     {:ok, state, {:continue, :link}}
   end
