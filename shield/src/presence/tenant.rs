@@ -291,7 +291,7 @@ impl TenantPresence {
     /// The next batch of changes.
     pub(super) fn take_batch(&self, with_marks: bool) -> Option<Batch> {
         let mut state = self.lock();
-        if !state.writer.has_changes() && !(with_marks && state.writer.has_marks()) {
+        if !(state.writer.has_changes() || with_marks && state.writer.has_marks()) {
             return None;
         }
         let dropped = state.writer.take_dropped();

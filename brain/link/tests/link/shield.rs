@@ -130,5 +130,5 @@ async fn the_digests_of_a_shield_are_those_of_what_it_sent() {
     );
     let digests = link.next("digests").await;
     assert_eq!((digests[2].int(), digests[5].int()), (epoch, root));
-    assert_eq!(digests[6].list(), [told.clone()]);
+    assert_eq!(digests[6].list(), std::slice::from_ref(told));
 }
