@@ -52,6 +52,7 @@ defmodule Brain.Roster do
           incarnations: %{{shield, epoch} => part_ix},
           visible: %{part_ix => epoch},
           snapshots: %{{part_ix, tenant_ix} => Snapshot.t()},
+          torn: %{{part_ix, tenant_ix} => true},
           next: pos_integer
         }
 
@@ -67,6 +68,7 @@ defmodule Brain.Roster do
     incarnations: %{},
     visible: %{},
     snapshots: %{},
+    torn: %{},
     next: 1
   ]
 
@@ -132,8 +134,7 @@ defmodule Brain.Roster do
     case status(r, shield, epoch) do
       :visible ->
         ix = Map.fetch!(r.incarnations, {shield, epoch})
-        snapshots = Map.reject(r.snapshots, fn {{part, _}, _} -> part == ix end)
-        r = %{r | visible: Map.delete(r.visible, ix), snapshots: snapshots}
+        r = give_up(%{r | visible: Map.delete(r.visible, ix)}, fn {part, _} -> part == ix end)
         {r, Table.hide_part(r, ix), accounts_of(r, ix)}
 
       _ ->
@@ -144,7 +145,6 @@ defmodule Brain.Roster do
   @doc "Forgets an incarnation. What still comes from it is refused as unknown."
   @spec delete(t, shield, epoch) :: {t, facts_by_account, [account]}
   def delete(r, shield, epoch) do
-    was = status(r, shield, epoch)
     {r, facts, _} = hide(r, shield, epoch)
 
     case Map.pop(r.incarnations, {shield, epoch}) do
@@ -154,10 +154,11 @@ defmodule Brain.Roster do
       {ix, incarnations} ->
         accounts = accounts_of(r, ix)
         Table.delete_part(r, ix)
-        snapshots = Map.reject(r.snapshots, fn {{part, _}, _} -> part == ix end)
-        r = %{r | incarnations: incarnations, snapshots: snapshots}
+        r = give_up(%{r | incarnations: incarnations}, fn {part, _} -> part == ix end)
+        r = %{r | torn: Map.reject(r.torn, fn {{part, _}, _} -> part == ix end)}
         r = Enum.reduce(accounts, r, &release/2)
-        {r, facts, if(was == :visible, do: accounts, else: [])}
+        # Of a hidden one too: another Brain may have shown it after this one had hidden it.
+        {r, facts, accounts}
     end
   end
 
@@ -203,10 +204,11 @@ defmodule Brain.Roster do
       last <= at ->
         :duplicate
 
-      snapshot != nil and (Snapshot.begun?(snapshot) or first > at + 1) ->
+      snapshot != nil and
+          (Snapshot.begun?(snapshot) or first > at + 1 or is_map_key(r.torn, {ix, t})) ->
         buffer(r, {ix, t}, snapshot, first, changes)
 
-      first > at + 1 ->
+      first > at + 1 or is_map_key(r.torn, {ix, t}) ->
         :gap
 
       true ->
@@ -223,8 +225,21 @@ defmodule Brain.Roster do
   defp buffer(r, key, snapshot, first, changes) do
     case Snapshot.buffer(snapshot, first, changes) do
       {:ok, snapshot} -> {:buffered, %{r | snapshots: Map.put(r.snapshots, key, snapshot)}}
-      :overflow -> {:overflow, %{r | snapshots: Map.delete(r.snapshots, key)}}
+      :overflow -> {:overflow, give_up(r, &(&1 == key))}
     end
+  end
+
+  # Pages that were applied leave a part between two versions. Until a whole snapshot mends it, no
+  # change may set a version that it does not have.
+  defp give_up(%{snapshots: none} = r, _) when none == %{}, do: r
+
+  defp give_up(r, which) do
+    {dropped, kept} = Enum.split_with(r.snapshots, fn {key, _} -> which.(key) end)
+
+    torn =
+      for {key, snapshot} <- dropped, Snapshot.begun?(snapshot), into: r.torn, do: {key, true}
+
+    %{r | snapshots: Map.new(kept), torn: torn}
   end
 
   # An entry carries the number of its change: one that does not is not of the batch it came in.
@@ -259,6 +274,7 @@ defmodule Brain.Roster do
         {r, t} = intern(r, account)
         {at, _, _} = Table.version(r, ix, t)
         Table.ensure_version(r, ix, t)
+        r = give_up(r, &(&1 == {ix, t}))
         snapshot = Snapshot.new(request, if(direction == :back, do: :back, else: at))
         {:ok, %{r | snapshots: Map.put(r.snapshots, {ix, t}, snapshot)}}
 
@@ -267,11 +283,14 @@ defmodule Brain.Roster do
     end
   end
 
-  @doc "Gives a snapshot up. What its pages brought stays; the version was not touched."
+  @doc """
+  Gives a snapshot up. What its pages brought stays, the version was not touched, and changes are
+  gaps until another snapshot is whole.
+  """
   @spec abort_snapshot(t, shield, epoch, account) :: t
   def abort_snapshot(r, shield, epoch, account) do
     with %{{^shield, ^epoch} => ix} <- r.incarnations, %{^account => t} <- r.tenants do
-      %{r | snapshots: Map.delete(r.snapshots, {ix, t})}
+      give_up(r, &(&1 == {ix, t}))
     else
       _ -> r
     end
@@ -279,7 +298,7 @@ defmodule Brain.Roster do
 
   @doc "Gives all snapshots up."
   @spec abort_snapshots(t) :: t
-  def abort_snapshots(r), do: %{r | snapshots: %{}}
+  def abort_snapshots(r), do: give_up(r, fn _ -> true end)
 
   @type page_outcome ::
           {:more | :done | :gap, t, facts} | {:broken, t} | :unexpected | :unknown
@@ -302,13 +321,19 @@ defmodule Brain.Roster do
 
       case Snapshot.accept(snapshot, number, seq, at, last?, entries) do
         :broken ->
-          {:broken, %{r | snapshots: Map.delete(r.snapshots, {ix, t})}}
+          {:broken, give_up(r, &(&1 == {ix, t}))}
 
         {:ok, snapshot, from, to} ->
           facts = Table.replace_range(r, ix, t, from, to, entries)
 
           if last? do
-            finish(%{r | snapshots: Map.delete(r.snapshots, {ix, t})}, ix, t, snapshot, facts)
+            r = %{
+              r
+              | snapshots: Map.delete(r.snapshots, {ix, t}),
+                torn: Map.delete(r.torn, {ix, t})
+            }
+
+            finish(r, ix, t, snapshot, facts)
           else
             {:more, %{r | snapshots: Map.put(r.snapshots, {ix, t}, snapshot)}, facts}
           end
@@ -355,7 +380,8 @@ defmodule Brain.Roster do
     with %{{^shield, ^epoch} => ix} <- r.incarnations, %{^account => t} <- r.tenants do
       facts = Table.replace_range(r, ix, t, :start, :end, [])
       Table.delete_version(r, ix, t)
-      r = %{r | snapshots: Map.delete(r.snapshots, {ix, t})}
+      key = {ix, t}
+      r = %{r | snapshots: Map.delete(r.snapshots, key), torn: Map.delete(r.torn, key)}
       {release(account, r), facts}
     else
       _ -> {r, []}

@@ -15,6 +15,8 @@ defmodule Brain.Shard do
   @park_ms 250
   @most_parked 1_000
   @prune_every 100
+  # Each change after a gap is a gap, and may come thousands of times a second.
+  @want_again_ms 200
 
   defstruct [
     :config,
@@ -25,6 +27,7 @@ defmodule Brain.Shard do
     doubts: Doubts.new(),
     parked: %{},
     parked_count: 0,
+    wanted: %{},
     ticks: 0
   ]
 
@@ -238,16 +241,13 @@ defmodule Brain.Shard do
         %{state | roster: roster}
 
       {:overflow, roster} ->
-        Repairs.want(key, :overflow)
-        counted(%{state | roster: roster}, :dropped)
+        %{state | roster: roster} |> want(key, :overflow) |> counted(:dropped)
 
       :gap ->
-        Repairs.want(key, :gap)
-        counted(state, :gaps)
+        state |> want(key, :gap) |> counted(:gaps)
 
       :malformed ->
-        Repairs.want(key, :malformed)
-        counted(state, :malformed)
+        state |> want(key, :malformed) |> counted(:malformed)
     end
   end
 
@@ -256,9 +256,12 @@ defmodule Brain.Shard do
       {tag, roster, facts} when tag in [:more, :done, :gap] ->
         Repairs.report(key, request, if(tag == :more, do: :progress, else: :done))
         if tag != :more, do: Metrics.add(:syncs_done, 1)
-        if tag == :gap, do: Repairs.want(key, :gap)
         rounds = Rounds.note(state.rounds, account, facts, now())
-        unpark(%{state | roster: roster, rounds: rounds}, account)
+        state = %{state | roster: roster, rounds: rounds}
+        # Asked for since the last one began; this one's end makes it a new wish.
+        state = %{state | wanted: Map.delete(state.wanted, key)}
+        state = if tag == :gap, do: want(state, key, :gap), else: state
+        unpark(state, account)
 
       {:broken, roster} ->
         Repairs.report(key, request, :failed)
@@ -269,6 +272,19 @@ defmodule Brain.Shard do
 
       :unknown ->
         counted(state, :forged)
+    end
+  end
+
+  defp want(state, key, reason) do
+    now = now()
+
+    case state.wanted do
+      %{^key => at} when now - at < @want_again_ms ->
+        state
+
+      _ ->
+        Repairs.want(key, reason)
+        %{state | wanted: Map.put(state.wanted, key, now)}
     end
   end
 
@@ -451,7 +467,9 @@ defmodule Brain.Shard do
         do: Rounds.prune(state.rounds, state.roster),
         else: state.rounds
 
-    %{state | rounds: rounds, ticks: state.ticks + 1}
+    now = now()
+    wanted = Map.filter(state.wanted, fn {_, at} -> now - at < @want_again_ms end)
+    %{state | rounds: rounds, wanted: wanted, ticks: state.ticks + 1}
   end
 
   defp now, do: System.monotonic_time(:millisecond)

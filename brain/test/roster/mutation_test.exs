@@ -11,16 +11,16 @@ defmodule Brain.Roster.MutationTest do
   @files ~w(lib/brain/roster/table.ex lib/brain/roster/snapshot.ex lib/brain/roster.ex)
 
   mutations = [
-    {"a gap is applied", "first > at + 1 ->\n        :gap",
-     "first > at + 1_000_000 ->\n        :gap"},
+    {"a gap is applied", "first > at + 1 or is_map_key(r.torn, {ix, t}) ->",
+     "is_map_key(r.torn, {ix, t}) ->"},
     {"a duplicate is applied", "last <= at ->", "last < 0 ->"},
     {"an overlap is applied from its start", "Enum.drop(changes, at + 1 - first)", "changes"},
     {"a leave is forgotten",
      "remove(r, ix, t, visible?, {room, user, session}, acc)\n        end", "acc\n        end"},
     {"an entry of the same session is not replaced", "change = bxor(hash, old_hash)",
      "change = 0"},
-    {"a deleted incarnation stays", "r = %{r | incarnations: incarnations, snapshots: snapshots}",
-     "_ = incarnations; r = %{r | snapshots: snapshots}"},
+    {"a deleted incarnation stays", "r = give_up(%{r | incarnations: incarnations}, ",
+     "_ = incarnations\nr = give_up(r, "},
     {"a fact forgets who was present", "present? = visible? and present?(r, t, room, user)",
      "present? = visible? and r == t"},
     {"a fact has the digest after",
@@ -72,6 +72,24 @@ defmodule Brain.Roster.MutationTest do
     end
   end
 
+  test "noticed: a part between two versions takes changes" do
+    commands = [
+      {:put, "s2", "AAA", "b", 1, 0},
+      {:flush, "s2", "AAA"},
+      {:put, "s2", "AAA", "a", 1, 0},
+      {:sync, "s2", "AAA", 1},
+      # The first page, and then no more of them.
+      {:deliver, 2},
+      {:abort, "s2", "AAA"},
+      {:deliver, 0}
+    ]
+
+    assert World.run(commands)
+    weaker = {"first > at + 1 or is_map_key(r.torn, {ix, t}) ->", "first > at + 1 ->"}
+    mod = mutant(@files, Brain.Roster, Brain.MutantTorn.Roster, [weaker])
+    assert_raise RuntimeError, ~r/torn part moved/, fn -> World.run(commands, mod) end
+  end
+
   # Chance finds this order of messages too seldom.
   test "noticed: changes are applied between two pages" do
     commands = [
@@ -91,7 +109,10 @@ defmodule Brain.Roster.MutationTest do
 
     assert World.run(commands)
 
-    weaker = {"(Snapshot.begun?(snapshot) or first > at + 1)", "first > at + 1"}
+    weaker =
+      {"Snapshot.begun?(snapshot) or first > at + 1 or is_map_key(r.torn, {ix, t})",
+       "first > at + 1"}
+
     mod = mutant(@files, Brain.Roster, Brain.MutantBetween.Roster, [weaker])
     assert_raise RuntimeError, ~r/not what was written/, fn -> World.run(commands, mod) end
   end

@@ -20,7 +20,7 @@ defmodule Brain.Prop do
   @spec counterexample(:proper_types.type(), (term -> boolean), keyword) ::
           {term, String.t()} | nil
   def counterexample(type, fun, opts \\ []) do
-    times = opts[:numtests] || String.to_integer(System.get_env("NUMTESTS") || "300")
+    times = times(System.get_env("NUMTESTS"), opts[:numtests] || 300)
 
     safe = fn value ->
       try do
@@ -41,6 +41,10 @@ defmodule Brain.Prop do
       {:error, why} -> raise "PropEr could not run: #{inspect(why)}"
     end
   end
+
+  # More for a soak; never fewer than a test was written for.
+  defp times(nil, n), do: n
+  defp times(more, n), do: max(String.to_integer(more), n)
 
   @doc """
   A copy of modules under other names, with text replaced, for tests that the properties fail for

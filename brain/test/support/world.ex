@@ -392,7 +392,7 @@ defmodule Brain.World do
         check!(seq >= elem(was, 1), "a version went back", {name, account, was, seq})
 
         # A snapshot that was given up half-way leaves a mix until the next one.
-        mixed? = half? or was == {:mixed, seq}
+        mixed? = half? or torn?(w.r, name, epoch, account)
 
         if not mixed? do
           rows = part(w, name, epoch, account)
@@ -400,10 +400,21 @@ defmodule Brain.World do
           check!(plain(rows) == plain(truth), "not what was written", {name, account, seq})
         end
 
+        # And until then its version stands still.
+        check!(
+          elem(was, 0) == :at or not mixed? or half? or seq == elem(was, 1),
+          "a torn part moved",
+          name
+        )
+
         tag = if mixed?, do: :mixed, else: :at
         %{w | seen: Map.put(w.seen, {epoch, account}, {tag, seq})}
       end)
     end)
+  end
+
+  defp torn?(r, name, epoch, account) do
+    is_map_key(r.torn, {r.incarnations[{name, epoch}], r.tenants[account]})
   end
 
   defp plain(entries) do
