@@ -8,6 +8,7 @@ mod dialect;
 mod engine;
 mod idle;
 mod load;
+mod presence;
 mod process;
 mod protobuf;
 mod report;
@@ -50,6 +51,8 @@ enum Command {
     Pairs(PairsArgs),
     /// Memory of connections that do nothing
     Idle(IdleArgs),
+    /// What presence costs Brain, and what a storm of joins costs listeners
+    Presence(presence::PresenceArgs),
     /// The medians of recorded runs as one table
     Table(table::TableArgs),
     /// A self-signed certificate for 127.0.0.1 and its key, for servers under measurement
@@ -173,6 +176,7 @@ pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
         Command::Fanout(args) => fanout(&args, globals)?,
         Command::Pairs(args) => pairs(&args, globals)?,
         Command::Idle(args) => idle(&args, globals)?,
+        Command::Presence(args) => return presence(&args, globals),
         Command::Table(args) => return table::run(&args, globals),
         Command::Certificate { folder } => return target::certificate(&folder),
     };
@@ -180,6 +184,20 @@ pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
         return globals.output.object_line(&record);
     }
     table::print(&[record], &globals.output)
+}
+
+fn presence(args: &presence::PresenceArgs, globals: &Globals) -> Result {
+    let measured = Measured::begin();
+    let mut records = presence::run(args, globals)?;
+    if let Some(first) = records.first_mut() {
+        measured.end(first);
+    }
+    if globals.output.json {
+        return records
+            .iter()
+            .try_for_each(|record| globals.output.object_line(record));
+    }
+    table::print(&records, &globals.output)
 }
 
 fn connect(args: &ConnectArgs, globals: &Globals) -> Result<Record> {

@@ -9,6 +9,15 @@ pub(crate) struct Process {
     pub(super) pid: u32,
 }
 
+impl Process {
+    pub(super) fn new(name: &str, pid: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            pid,
+        }
+    }
+}
+
 impl std::str::FromStr for Process {
     type Err = String;
 

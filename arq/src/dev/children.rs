@@ -213,7 +213,7 @@ pub(super) fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 /// A built release of Brain: unpacked beside this program, or in the tree it was built in.
-pub(super) fn find_brain() -> Option<PathBuf> {
+pub(crate) fn find_brain() -> Option<PathBuf> {
     let me = std::env::current_exe().ok()?;
     me.ancestors()
         .skip(1)

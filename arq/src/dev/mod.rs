@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::failure::{Doing, Exit, Failure, Result};
 use crate::output::Paint;
 
+pub(crate) use children::find_brain;
 pub(crate) use layout::development_issuer;
 
 /// A whole ArqonBus on this machine, for development

@@ -476,7 +476,7 @@ pub const KEYS: &[Key] = &[
         "presence.leave_delay_ms",
         0,
         60_000,
-        "2000",
+        "1000",
         "PRESENCE_LEAVE is told this long after a user's last session left, and not at all if the user is back by then. 0 tells it at once.",
     ),
     integer(
