@@ -353,6 +353,18 @@ defmodule Brain.PresenceTest do
     end
   end
 
+  test "it beats, with what it holds" do
+    ready()
+    tell([changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 1)])])
+    beat = command(&match?({:beat, %{members: 1, share: 1}}, &1))
+
+    assert {:beat, %{warm: true, goodbye: false, tenants: 1, shields: 1, uptime_ms: uptime}} =
+             beat
+
+    {:beat, %{uptime_ms: later}} = command(&match?({:beat, _}, &1))
+    assert later > uptime
+  end
+
   test "at the end it stops serving, says goodbye, and beats no more" do
     ready()
     :ok = Liveness.goodbye()

@@ -162,12 +162,13 @@ defmodule Brain.Link do
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
     Log.error("The link exited", status: status)
-    {:stop, {:link_exited, status}, %{state | port: nil}}
+    # A shutdown: said above, and a crash report would print what waits to be sent.
+    {:stop, {:shutdown, {:link_exited, status}}, %{state | port: nil}}
   end
 
   def handle_info(:ping, %{pings: pings} = state) when pings >= @most_pings do
     Log.error("The link does not answer, killing it", pid: state.os_pid)
-    {:stop, :link_hangs, state}
+    {:stop, {:shutdown, :link_hangs}, state}
   end
 
   def handle_info(:ping, state) do
@@ -189,7 +190,9 @@ defmodule Brain.Link do
     end
   end
 
-  def handle_info({:EXIT, port, _}, %{port: port} = state), do: {:stop, :link_exited, state}
+  def handle_info({:EXIT, port, _}, %{port: port} = state),
+    do: {:stop, {:shutdown, :link_exited}, state}
+
   def handle_info({:EXIT, _, reason}, state), do: {:stop, reason, state}
 
   @impl true
@@ -197,7 +200,7 @@ defmodule Brain.Link do
     Credit.reset(:none)
 
     # A link that hangs does not see the end of its input.
-    if reason == :link_hangs and is_integer(state.os_pid) do
+    if reason == {:shutdown, :link_hangs} and is_integer(state.os_pid) do
       System.cmd("kill", ["-9", Integer.to_string(state.os_pid)])
     end
   end
