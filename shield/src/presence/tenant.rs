@@ -73,9 +73,6 @@ pub struct PresenceSettings {
     pub message_bytes: usize,
 }
 
-/// Bytes of what a message to Brain holds beside entries.
-const ENVELOPE: usize = 1024;
-
 // === impl PresenceSettings ===
 
 impl PresenceSettings {
@@ -89,7 +86,9 @@ impl PresenceSettings {
             flush: presence.flush,
             page_members: presence.page_members,
             page_bytes: manifest.session.max_frame_bytes / 2,
-            message_bytes: max_message_bytes - ENVELOPE,
+            // Half: each entry has a tag and a length around it, and a message
+            // over the account's limit would cut the tenant's connection.
+            message_bytes: max_message_bytes / 2,
         }
     }
 }
