@@ -235,6 +235,8 @@ impl Task {
                     parted = true;
                     let beat = self.reporter.beat(params, &self.tenants, &self.context, true);
                     store.publish_beat(&params.node, &beat).await?;
+                    // The process may end as soon as it hears that this is done.
+                    let _ = connection.client.flush().await;
                     // Nobody waits any more if this took too long.
                     let _ = told.send(());
                 }

@@ -69,8 +69,10 @@ impl Presence {
             ..Default::default()
         };
         let mut recent = Vec::new();
+        let mut rooms = 0;
         for presence in self.all() {
             let (account, of, changed_at) = presence.summary();
+            rooms += presence.watched();
             if of.count > 0 {
                 summary.root ^= tenant_hash(&account, of.seq, of.digest);
                 summary.tenants += 1;
@@ -89,6 +91,8 @@ impl Presence {
             .collect();
         let entries = i64::try_from(summary.entries).unwrap_or(i64::MAX);
         self.metrics.presence_entries.set(entries);
+        let rooms = i64::try_from(rooms).unwrap_or(i64::MAX);
+        self.metrics.presence_rooms.set(rooms);
         summary
     }
 

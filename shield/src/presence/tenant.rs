@@ -73,6 +73,11 @@ pub struct PresenceSettings {
     pub message_bytes: usize,
 }
 
+/// Rooms that are asked for again are so by this pace, but all within `SPREAD`.
+const SPREAD_STEP: Duration = Duration::from_millis(2);
+/// See `SPREAD_STEP`.
+const SPREAD: Duration = Duration::from_secs(2);
+
 // === impl PresenceSettings ===
 
 impl PresenceSettings {
@@ -258,8 +263,13 @@ impl TenantPresence {
         let State {
             views, restless, ..
         } = &mut *state;
+        // One after the other: all that lost their connection come back at once.
+        let count = u32::try_from(views.len()).unwrap_or(u32::MAX).max(1);
+        let step = SPREAD_STEP.min(SPREAD / count);
+        let mut at = Instant::now();
         for (room, view) in views {
-            view.suspect();
+            view.suspect(at);
+            at += step;
             if view.is_restless() {
                 restless.insert(room.clone());
             }
@@ -273,6 +283,11 @@ impl TenantPresence {
         let state = self.lock();
         let account = state.account.clone();
         (account, state.writer.summary(), state.changed_at)
+    }
+
+    /// Rooms that are watched or asked for.
+    pub(super) fn watched(&self) -> usize {
+        self.lock().views.len()
     }
 
     pub(super) fn set_account(&self, account: &str) {
@@ -420,6 +435,9 @@ impl TenantPresence {
                 self.tell(&room, view, to, word);
             }
         }
+        if view.is_restless() {
+            restless.insert(room.clone());
+        }
         if !view.is_used() {
             views.remove(&room);
             restless.remove(&room);
@@ -442,14 +460,31 @@ impl TenantPresence {
     }
 
     /// Frames are made once and shared by all who hear them.
-    fn tell(&self, room: &RoomId, view: &View, to: To, word: Word) {
-        let told = |outbox: &Arc<Outbox>, frames: &[Frame]| {
-            for frame in frames {
-                outbox.push_control(frame.clone());
+    fn tell(&self, room: &RoomId, view: &mut View, to: To, word: Word) {
+        let mut missed = Vec::new();
+        let mut told = |outbox: &Arc<Outbox>, frames: &[Frame]| {
+            if !outbox.push_presence(frames) {
+                missed.push(outbox.session());
             }
         };
         match to {
-            To::One(outbox, reference) => told(&outbox, &self.frames(room, reference, &word)),
+            To::One(outbox, reference) => {
+                let frames = self.frames(room, reference, &word);
+                if matches!(word, Word::Unavailable) {
+                    frames
+                        .into_iter()
+                        .for_each(|frame| outbox.push_control(frame));
+                } else if !outbox.push_presence(&frames) {
+                    // Without a reference nobody asked.
+                    if reference != 0 {
+                        let refused = self.frames(room, reference, &Word::Unavailable);
+                        refused
+                            .into_iter()
+                            .for_each(|frame| outbox.push_control(frame));
+                    }
+                    missed.push(outbox.session());
+                }
+            }
             To::Full(except) => {
                 let frames = self.frames(room, 0, &word);
                 for outbox in view.audience(Hears::Full) {
@@ -463,6 +498,11 @@ impl TenantPresence {
                 view.audience(Hears::Count)
                     .for_each(|outbox| told(outbox, &frames));
             }
+        }
+        let now = Instant::now();
+        for session in missed {
+            self.metrics.presence_postponed.inc();
+            view.missed(session, now);
         }
     }
 
@@ -507,12 +547,13 @@ impl TenantPresence {
                 pages.into_iter().map(page).collect()
             }
             Word::Leave { users, count } => {
-                let users = users.clone();
-                let count = *count;
-                vec![envelope::presence_leave(
-                    room,
-                    v1::PresenceLeave { users, count },
-                )]
+                // Users have 128 bytes at most, so pages of members are enough.
+                let pages = users.chunks(self.settings.page_members.min(100));
+                let page = |users: &[String]| {
+                    let (users, count) = (users.to_vec(), *count);
+                    envelope::presence_leave(room, v1::PresenceLeave { users, count })
+                };
+                pages.map(page).collect()
             }
             Word::Count(count) => vec![envelope::presence_count(room, reference, *count)],
             Word::Unavailable => {

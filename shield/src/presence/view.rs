@@ -89,6 +89,9 @@ struct Question {
     /// The view is broken: the answer is for everybody.
     broken: bool,
     not_before: Option<Instant>,
+    asked_at: Option<Instant>,
+    /// Somebody came in a pause: it must not outlast his patience.
+    hurry: bool,
     lags: u32,
     silences: u32,
 }
@@ -212,6 +215,7 @@ impl View {
         self.unwatch(session);
         self.came += 1;
         self.question.waiters += 1;
+        self.question.hurry = true;
         let watcher = Watcher {
             outbox,
             hears,
@@ -240,12 +244,16 @@ impl View {
             return false;
         }
         self.question.waiting.push(get);
+        self.question.hurry = true;
         true
     }
 
     /// Whether anybody watches or asks.
     pub(super) fn is_used(&self) -> bool {
-        !self.watchers.is_empty() || self.question.is_open()
+        let asks = |asked: &UnderWay| !asked.gets.is_empty();
+        !self.watchers.is_empty()
+            || !self.question.waiting.is_empty()
+            || self.question.under_way.as_ref().is_some_and(asks)
     }
 
     /// Whether time will change something.
@@ -261,9 +269,38 @@ impl View {
         told.map(|watcher| &watcher.outbox)
     }
 
-    /// Events may have been lost: what is told next must be asked for.
-    pub(super) fn suspect(&mut self) {
-        self.question.broken |= self.told.is_some();
+    /// Events may have been lost, and answers: what is told next must be asked
+    /// for, not before then.
+    pub(super) fn suspect(&mut self, not_before: Instant) {
+        let question = &mut self.question;
+        question.broken |= self.told.is_some();
+        if let Some(asked) = question.under_way.take() {
+            question.waiting.splice(0..0, asked.gets);
+        }
+        question.silences = 0;
+        question.not_before = Some(not_before);
+    }
+
+    /// A session reads too slowly for what it was told: it is told a state when
+    /// there is room again.
+    pub(super) fn missed(&mut self, session: SessionId, now: Instant) {
+        self.ahead.remove(&session);
+        if self.wait_again(session) {
+            let later = now + REFETCH_EVERY;
+            let not_before = self.question.not_before;
+            self.question.not_before = Some(not_before.map_or(later, |at| at.max(later)));
+        }
+    }
+
+    /// False: it waits already, or watches no more.
+    fn wait_again(&mut self, session: SessionId) -> bool {
+        let watcher = self.watchers.get_mut(&session);
+        let Some(watcher) = watcher.filter(|watcher| watcher.waits == Waits::No) else {
+            return false;
+        };
+        watcher.waits = Waits::Again;
+        self.question.waiters += 1;
+        true
     }
 
     /// Something changed in the room.
@@ -279,15 +316,18 @@ impl View {
             self.seen.join(coverage);
             return Verdict::Unwatched;
         };
-        if event.after == told.digest {
+        let stale = !coverage.covers(&told.coverage);
+        let full_again = told.truncated && !event.truncated && !stale;
+        if event.after == told.digest && !full_again && told.truncated == event.truncated {
             told.coverage.join(coverage);
             return Verdict::Known;
         }
-        if !coverage.covers(&told.coverage) {
+        if stale {
             return Verdict::Stale;
         }
         self.seen.join(coverage);
-        if event.before != told.digest || (told.truncated && !event.truncated) {
+        // A truncated room is told by its count, which follows on anything.
+        if full_again || (!event.truncated && event.before != told.digest) {
             self.question.broken = true;
             return Verdict::Broken;
         }
@@ -297,6 +337,9 @@ impl View {
         told.coverage.join(coverage);
         told.count = event.count;
         told.truncated = event.truncated;
+        if event.truncated {
+            self.question.broken = false;
+        }
         let except = self.who_knows(coverage);
         if event.truncated {
             self.lingering.clear();
@@ -350,6 +393,9 @@ impl View {
     /// Incarnations are gone: nobody will know of them again.
     pub(super) fn on_gone(&mut self, gone: &[u64]) {
         self.seen.remove(gone);
+        for ahead in self.ahead.values_mut() {
+            ahead.remove(gone);
+        }
         if let Some(told) = &mut self.told {
             told.coverage.remove(gone);
         }
@@ -429,9 +475,11 @@ impl View {
         self.tell_leaves(now, effects);
         self.give_up(now, effects);
         let question = &self.question;
+        let paced = |at: Instant| question.hurry && now >= at + REFETCH_EVERY;
         let may = question
             .not_before
-            .is_none_or(|not_before| now >= not_before);
+            .is_none_or(|not_before| now >= not_before)
+            || question.asked_at.is_some_and(paced);
         if question.under_way.is_some() || !question.is_open() || !may {
             return;
         }
@@ -451,6 +499,8 @@ impl View {
         });
         let pause = if broken { REFETCH_EVERY } else { ASK_EVERY };
         question.not_before = Some(now + pause);
+        question.asked_at = Some(now);
+        question.hurry = false;
         effects.push(Effect::Ask { id, count_only });
     }
 
@@ -472,7 +522,9 @@ impl View {
 
     /// The state is for those that wait; it may be ahead of what others know.
     fn welcome(&mut self, fresh: &Told, state: &Word, upto: u64, effects: &mut Vec<Effect>) {
-        let first = self.answer_waiters(upto, state, fresh.count, effects);
+        // Who hears counts is told what the others were, or the next change of
+        // it would not be one to all.
+        let first = self.answer_waiters(upto, state, self.shown(), effects);
         let Some(told) = &mut self.told else {
             return;
         };
@@ -531,7 +583,9 @@ impl View {
         }
         let count = self.shown();
         let leave = Word::Leave { users, count };
-        effects.push(Effect::Tell(To::Full(HashSet::new()), leave));
+        // Whose state is ahead knows, and may know of a return already.
+        let ahead = self.ahead.keys().copied().collect();
+        effects.push(Effect::Tell(To::Full(ahead), leave));
         self.tell_count(Some(before), effects);
     }
 
@@ -583,8 +637,19 @@ impl View {
     }
 
     /// The sessions that know this already; those it goes beyond do so no more.
+    /// Where each knows what the other does not, a fresh state has to decide.
     fn who_knows(&mut self, coverage: &Coverage) -> HashSet<SessionId> {
-        self.ahead.retain(|_, ahead| ahead.covers(coverage));
+        let mut torn = Vec::new();
+        self.ahead.retain(|session, ahead| {
+            let knows = ahead.covers(coverage);
+            if !knows && !coverage.covers(ahead) {
+                torn.push(*session);
+            }
+            knows
+        });
+        for session in torn {
+            self.wait_again(session);
+        }
         self.ahead.keys().copied().collect()
     }
 
@@ -604,3 +669,6 @@ impl Question {
         self.under_way.is_some() || self.waiters > 0 || self.broken || !self.waiting.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,8 @@ use prost::Message as _;
 const PENDING: usize = 10_000;
 /// Bytes of those.
 const PENDING_BYTES: usize = 1024 * 1024;
+/// Around each item of a message: its tag and its length.
+const ITEM: usize = 4;
 /// A session is told to be active at most this often.
 const ACTIVE_EVERY_MS: u64 = 15_000;
 
@@ -217,29 +219,29 @@ impl Writer {
         let mut bytes = 0;
         while let Some(change) = self.pending.front() {
             let len = change.encoded_len();
-            if bytes + len > max_bytes && !batch.changes.is_empty() {
+            if bytes + len + ITEM > max_bytes && !batch.changes.is_empty() {
                 break;
             }
-            bytes += len;
+            bytes += len + ITEM;
             self.pending_bytes -= len;
             batch.changes.extend(self.pending.pop_front());
         }
         if self.pending.is_empty() {
-            while bytes < max_bytes {
-                let Some(mark) = self.active.keys().next().cloned() else {
-                    break;
-                };
-                let at_ms = self.active.remove(&mark).unwrap_or_default();
-                let (room, session) = mark;
-                let Some(entry) = self.rooms.get(&room).and_then(|room| room.get(&session)) else {
-                    continue;
-                };
-                let active = v1::PresenceActive {
-                    key: Some(key(&room, session, &entry.user)),
-                    at_ms,
-                };
-                bytes += active.encoded_len();
-                batch.active.push(active);
+            while let Some((mark, at_ms)) = self.active.iter().next() {
+                let ((room, session), at_ms) = (mark.clone(), *at_ms);
+                let entry = self.rooms.get(&room).and_then(|room| room.get(&session));
+                if let Some(entry) = entry {
+                    let active = v1::PresenceActive {
+                        key: Some(key(&room, session, &entry.user)),
+                        at_ms,
+                    };
+                    bytes += active.encoded_len() + ITEM;
+                    if bytes > max_bytes && !(batch.changes.is_empty() && batch.active.is_empty()) {
+                        break;
+                    }
+                    batch.active.push(active);
+                }
+                self.active.remove(&(room, session));
             }
         }
         let some = !batch.changes.is_empty() || !batch.active.is_empty();
@@ -303,7 +305,7 @@ impl Snapshot {
         let mut bytes = 0;
         while let Some((room, session, entry)) = self.entries.as_slice().first() {
             let entry = wire(room, *session, entry);
-            bytes += entry.encoded_len();
+            bytes += entry.encoded_len() + ITEM;
             if bytes > max_bytes && !page.is_empty() {
                 return (page, false);
             }
@@ -333,3 +335,6 @@ fn wire(room: &RoomId, session: SessionId, entry: &Entry) -> v1::PresenceEntry {
         last_active_at_ms: entry.last_active_ms,
     }
 }
+
+#[cfg(test)]
+mod tests;

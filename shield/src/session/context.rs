@@ -128,8 +128,7 @@ impl Counters {
 
     pub(super) fn written(&self, written: Load) {
         self.messages_out.inc_by(written.messages.into());
-        let bytes = u64::from(written.message_bytes) + u64::from(written.control_bytes);
-        self.bytes_out.inc_by(bytes);
+        self.bytes_out.inc_by(written.bytes());
     }
 }
 

@@ -36,6 +36,12 @@ pub(super) const BATCH_FRAMES: usize = 256;
 /// Bytes after which a batch takes no further frame, so that one batch of large
 /// frames does not withdraw half a queue from the overflow rule.
 const BATCH_BYTES: usize = 256 * 1024;
+/// Bytes of presence frames that wait: two states of a full room at Brain's own
+/// default limit. Presence has a bound of its own, for its frames are large, and
+/// who is not told one is told a state later.
+const PRESENCE_BYTES: u32 = 1 << 20;
+/// Presence frames that wait.
+const PRESENCE_FRAMES: u32 = 1024;
 /// Frames kept allocated by an idle queue after `trim`.
 const IDLE_CAPACITY: usize = 4;
 
@@ -84,18 +90,21 @@ pub(super) struct Entry {
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Control,
+    Presence,
     Message,
     /// A MESSAGE that may have to be reported as lost.
     MessageOf(RoomId),
 }
 
-/// Frames and bytes, of messages and of the rest.
+/// Frames and bytes, of messages, of presence and of the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
     pub(super) messages: u32,
     pub(super) message_bytes: u32,
     pub(super) control: u32,
     pub(super) control_bytes: u32,
+    presence: u32,
+    presence_bytes: u32,
 }
 
 /// What the session's task finds in its outbox.
@@ -217,6 +226,32 @@ impl Outbox {
     /// Queues any other frame. Reserve full: the session is closed as a slow reader.
     pub fn push_control(&self, frame: Frame) {
         wake(self.push_reserved(frame));
+    }
+
+    /// Queues frames of presence, all or none: false if too much of it waits.
+    /// What does not fit is never half told; an answer of any size goes to a
+    /// session that has none waiting.
+    pub(crate) fn push_presence(&self, frames: &[Frame]) -> bool {
+        let bytes: u32 = frames.iter().map(|frame| frame.len() as u32).sum();
+        let mut queue = self.lock();
+        if queue.closing.is_some() || queue.ended {
+            return true; // nobody misses it
+        }
+        let load = &mut queue.load;
+        if load.presence > 0
+            && (load.presence + frames.len() as u32 > PRESENCE_FRAMES
+                || load.presence_bytes.saturating_add(bytes) > PRESENCE_BYTES)
+        {
+            return false;
+        }
+        load.presence += frames.len() as u32;
+        load.presence_bytes += bytes;
+        queue.entries.extend(frames.iter().map(|frame| Entry {
+            frame: frame.clone(),
+            kind: Kind::Presence,
+        }));
+        wake(queue);
+        true
     }
 
     /// The same by the session's own task, which takes before it sleeps.
@@ -355,7 +390,7 @@ impl Outbox {
             let oldest = queue
                 .entries
                 .iter()
-                .position(|entry| entry.kind != Kind::Control)
+                .position(Entry::is_message)
                 .and_then(|at| queue.entries.remove(at))
                 .expect("a droppable entry is a queued message");
             queue.droppable -= 1;
@@ -380,7 +415,7 @@ impl Outbox {
     fn give_up(&self, queue: &mut Queue) {
         let mut dropped = Load::default();
         queue.entries.retain(|entry| {
-            let keep = entry.kind == Kind::Control;
+            let keep = !entry.is_message();
             if !keep {
                 dropped.add(entry);
             }
@@ -452,8 +487,7 @@ fn keep_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
 impl Queue {
     /// Moves the next frames into the batch, all of them by one swap if they are few.
     fn fill(&mut self, batch: &mut VecDeque<Entry>) {
-        let few = self.entries.len() <= BATCH_FRAMES
-            && (self.load.message_bytes + self.load.control_bytes) as usize <= BATCH_BYTES;
+        let few = self.entries.len() <= BATCH_FRAMES && self.load.bytes() <= BATCH_BYTES as u64;
         if few && batch.is_empty() {
             std::mem::swap(&mut self.entries, batch);
             self.droppable = 0;
@@ -486,7 +520,7 @@ impl Queue {
 impl Entry {
     /// Whether it is a MESSAGE.
     pub(super) fn is_message(&self) -> bool {
-        self.kind != Kind::Control
+        matches!(self.kind, Kind::Message | Kind::MessageOf(_))
     }
 
     /// A frame that never was in an outbox.
@@ -505,18 +539,27 @@ impl Load {
     /// Counts this entry too.
     pub(super) fn add(&mut self, entry: &Entry) {
         let len = entry.frame.len() as u32;
-        if entry.is_message() {
-            self.messages += 1;
-            self.message_bytes += len;
-        } else {
-            self.control += 1;
-            self.control_bytes += len;
-        }
+        let (frames, bytes) = match entry.kind {
+            Kind::Message | Kind::MessageOf(_) => (&mut self.messages, &mut self.message_bytes),
+            Kind::Presence => (&mut self.presence, &mut self.presence_bytes),
+            Kind::Control => (&mut self.control, &mut self.control_bytes),
+        };
+        *frames += 1;
+        *bytes += len;
+    }
+
+    /// Bytes of all frames.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::from(self.message_bytes)
+            + u64::from(self.control_bytes)
+            + u64::from(self.presence_bytes)
     }
 
     fn release(&mut self, written: Load) {
         self.messages -= written.messages;
         self.message_bytes -= written.message_bytes;
+        self.presence -= written.presence;
+        self.presence_bytes -= written.presence_bytes;
         self.control -= written.control;
         self.control_bytes -= written.control_bytes;
     }

@@ -160,6 +160,10 @@ catalogue! {
     presence_told: Family<PresenceWord, Counter> = Family::default(),
     /// Messages of Brain that could not be read.
     presence_malformed: Counter = Counter::default(),
+    /// Words about presence that did not fit into a session's queue: it is told a state later.
+    presence_postponed: Counter = Counter::default(),
+    /// Rooms whose presence is watched or asked for here now.
+    presence_rooms: Gauge = Gauge::default(),
     /// JWKS documents fetched, by outcome.
     jwks_fetches: Family<Outcome, Counter> = Family::default(),
     /// Tenants known from the control plane.
