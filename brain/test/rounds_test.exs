@@ -28,6 +28,35 @@ defmodule Brain.RoundsTest do
       check(commands(), &run(&1, %{@config | full_limit: 1}), numtests: 2000)
     end
 
+    test "an answer follows on the chain of events, and the next event on the answer" do
+      rounds = Rounds.new(@config, "a")
+      {r, _, _} = Roster.show(Roster.new(), "s1", 1)
+      rounds = Rounds.emitters(rounds, r, ["a"], 0)
+
+      join = fn r, rounds, n ->
+        put = {:put, World.entry(1, "s1", "a", n, n, 0)}
+        {:ok, r, facts} = Roster.changes(r, "s1", 1, @account, n, [put])
+        {r, Rounds.note(rounds, @account, facts, 0)}
+      end
+
+      {r, rounds} = join.(r, rounds, 1)
+
+      {rounds, [{_, {:events, _, _, _, [{"a", 0, first, 1, false, [_], []}]}}]} =
+        Rounds.tell_early(rounds, r, @account, "a", 0)
+
+      assert {_, _, ^first, _} = Roster.totals(r, @account, "a")
+      {r, rounds} = join.(r, rounds, 2)
+      # Once a tick: whoever asks next is answered ahead of the chain.
+      {rounds, []} = Rounds.tell_early(rounds, r, @account, "a", 0)
+      {rounds, [{_, {:events, _, _, _, [event]}} | _]} = Rounds.tick(rounds, r, 0, 1_000_000)
+      assert {"a", ^first, second, 2, false, [_], []} = event
+
+      {r, rounds} = join.(r, rounds, 3)
+
+      assert {_, [{_, {:events, _, _, _, [{"a", ^second, _, 3, false, [_], []}]}}]} =
+               Rounds.tell_early(rounds, r, @account, "a", 0)
+    end
+
     test "an emitter whose events forget a member is noticed" do
       weaker = {"nil when was? -> {members, [user | left]}", "nil when was? -> {members, left}"}
       mod = mutant(["lib/brain/rounds.ex"], Rounds, Brain.MutantLeft.Rounds, [weaker])
@@ -162,8 +191,17 @@ defmodule Brain.RoundsTest do
   defp step(s, {:lose, id}), do: update(s, id, &%{&1 | out: Enum.drop(&1.out, 1)})
 
   defp step(s, {:query, id}) do
-    answers = for room <- Watcher.asking(s.watcher), do: answer(s, s.brains[id].r, room)
-    update(s, id, &%{&1 | out: &1.out ++ answers})
+    Enum.reduce(Watcher.asking(s.watcher), s, fn room, s ->
+      update(s, id, fn b ->
+        {rounds, early} = s.mod.tell_early(b.rounds, b.r, @account, room, s.now)
+
+        %{
+          b
+          | rounds: rounds,
+            out: b.out ++ Enum.map(early, &elem(&1, 1)) ++ [answer(s, b.r, room)]
+        }
+      end)
+    end)
   end
 
   defp step(s, {:emitters, ids}), do: emitters(s, ids)

@@ -45,6 +45,7 @@ defmodule Brain.Rounds do
           mine: %{Roster.account() => integer | :not_mine},
           tenants: %{Roster.account() => tenant},
           sweeps: [{Roster.account(), Roster.room()}],
+          told_early: %{{Roster.account(), Roster.room()} => true},
           due_check: integer
         }
 
@@ -54,7 +55,16 @@ defmodule Brain.Rounds do
              Roster.room(), list}
 
   @enforce_keys [:config, :me]
-  defstruct [:config, :me, live: [], mine: %{}, tenants: %{}, sweeps: [], due_check: 0]
+  defstruct [
+    :config,
+    :me,
+    live: [],
+    mine: %{},
+    tenants: %{},
+    sweeps: [],
+    told_early: %{},
+    due_check: 0
+  ]
 
   @spec new(config, binary) :: t
   def new(config, me), do: %__MODULE__{config: config, me: me}
@@ -186,9 +196,38 @@ defmodule Brain.Rounds do
         tick_tenant(rounds, roster, account, tenant, now, acc)
       end)
 
-    rounds = due(%{rounds | tenants: tenants}, now)
+    rounds = due(%{rounds | tenants: tenants, told_early: %{}}, now)
     {rounds, out, _} = sweep_some(rounds, roster, out, credit)
     {rounds, Enum.reverse(out)}
+  end
+
+  @doc """
+  What to tell of a room before a query of it is answered.
+
+  An answer given between a change and its tick would be ahead of the chain of events: if the room
+  changes once more before the tick, the next event would not follow on it, and in a busy room no
+  answer ever would. Once a tick and room, so that a storm of queries is none of events.
+  """
+  @spec tell_early(t, Roster.t(), Roster.account(), Roster.room(), integer) ::
+          {t, [{pos_integer, command}]}
+  def tell_early(rounds, roster, account, room, now) do
+    with %{^account => due} when is_integer(due) <- rounds.mine,
+         false <- is_map_key(rounds.told_early, {account, room}),
+         %{^account => %{rooms: %{^room => dirt}} = tenant} <- rounds.tenants,
+         false <- truncated?(rounds.config, Roster.totals(roster, account, room)),
+         false <- Roster.half_applied?(roster, account) do
+      {event, counted} = event(rounds.config, roster, account, room, dirt, tenant.counted, now)
+      tenant = %{tenant | rooms: Map.delete(tenant.rooms, room), counted: counted}
+      told_early = Map.put(rounds.told_early, {account, room}, true)
+      tenants = Map.put(rounds.tenants, account, tenant)
+      events = if event, do: [event], else: []
+      coverage = Roster.coverage(roster, account)
+      commands = for e <- events, do: {:events, account, coverage, Map.keys(tenant.gone), [e]}
+      {out, _} = charge(commands, {[], 0})
+      {%{rounds | tenants: tenants, told_early: told_early}, out}
+    else
+      _ -> {rounds, []}
+    end
   end
 
   # Until a snapshot is whole its tenant is between two truths.

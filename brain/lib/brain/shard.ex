@@ -380,6 +380,7 @@ defmodule Brain.Shard do
   end
 
   defp answer(state, {:query, account, shield, _, id, room, count_only?, _}) do
+    state = if Credit.left() > 0, do: tell_early(state, account, room), else: state
     %{roster: roster, config: config} = state
     {count, _, digest, _} = totals = Roster.totals(roster, account, room)
     truncated? = Rounds.truncated?(config, totals)
@@ -399,6 +400,13 @@ defmodule Brain.Shard do
     else
       counted(state, :dropped)
     end
+  end
+
+  defp tell_early(state, account, room) do
+    {rounds, commands} = Rounds.tell_early(state.rounds, state.roster, account, room, now())
+    Link.commands(commands)
+    if commands != [], do: Metrics.add(:events, length(commands))
+    %{state | rounds: rounds}
   end
 
   defp unpark(%{parked: none} = state, _) when none == %{}, do: state
