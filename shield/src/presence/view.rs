@@ -43,7 +43,12 @@ pub(super) struct View {
     came: u64,
     /// Of sessions whose state was ahead of the view: events that this covers
     /// are known to them.
-    ahead: HashMap<SessionId, Coverage>,
+    ahead: HashMap<SessionId, Arc<Coverage>>,
+    /// Where the emitter stands: the digest that its next event follows on. An
+    /// answer is of the moment, and so mostly lies between two of its ticks.
+    heard: Option<(u64, Coverage)>,
+    /// While nothing was heard of the emitter, the users of the states given.
+    first: Option<HashSet<String>>,
     told: Option<Told>,
     /// Of all events, also those that came before the first state.
     seen: Coverage,
@@ -312,22 +317,38 @@ impl View {
         rules: Rules,
         effects: &mut Vec<Effect>,
     ) -> Verdict {
+        let first = self.first.take();
+        let full = |watcher: &Watcher| watcher.hears == Hears::Full;
+        let follows_any = event.truncated || !self.watchers.values().any(full);
         let Some(told) = &mut self.told else {
             self.seen.join(coverage);
+            self.hear(event.after, coverage);
             return Verdict::Unwatched;
         };
         let stale = !coverage.covers(&told.coverage);
         let full_again = told.truncated && !event.truncated && !stale;
         if event.after == told.digest && !full_again && told.truncated == event.truncated {
             told.coverage.join(coverage);
+            self.hear(event.after, coverage);
             return Verdict::Known;
         }
         if stale {
+            self.first = first;
             return Verdict::Stale;
         }
         self.seen.join(coverage);
-        // A truncated room is told by its count, which follows on anything.
-        if full_again || (!event.truncated && event.before != told.digest) {
+        let follows = event.before == told.digest;
+        // From an empty room on, all that are there are listed; who was there in
+        // between is known from the states that were given.
+        let left = match (follows, first) {
+            (false, Some(users)) if event.before == 0 => Some(gone_since(users, event)),
+            _ => None,
+        };
+        let follows = follows || left.is_some();
+        // A count, and that of a truncated room, follows on anything.
+        let broken = full_again || !(follows || follows_any);
+        if broken {
+            self.hear(event.after, coverage);
             self.question.broken = true;
             return Verdict::Broken;
         }
@@ -337,6 +358,8 @@ impl View {
         told.coverage.join(coverage);
         told.count = event.count;
         told.truncated = event.truncated;
+        self.heard = Some((event.after, coverage.clone()));
+        let left = left.as_ref().unwrap_or(&event.left);
         if event.truncated {
             self.question.broken = false;
         }
@@ -356,7 +379,7 @@ impl View {
             let later = !rules.leave_delay.is_zero();
             if later {
                 let due = now + rules.leave_delay;
-                let left = event.left.iter().cloned();
+                let left = left.iter().cloned();
                 self.lingering.extend(left.map(|user| (user, due)));
             }
             let count = self.shown();
@@ -365,8 +388,8 @@ impl View {
                 let update = Word::Update { members, count };
                 effects.push(Effect::Tell(To::Full(except.clone()), update));
             }
-            if !event.left.is_empty() && !later {
-                let users = event.left.clone();
+            if !left.is_empty() && !later {
+                let users = left.clone();
                 effects.push(Effect::Tell(To::Full(except), Word::Leave { users, count }));
             }
         }
@@ -382,10 +405,15 @@ impl View {
         if !coverage.covers(&told.coverage) {
             return Verdict::Stale;
         }
-        if digest == told.digest {
+        let known = digest == told.digest;
+        if known {
             told.coverage.join(coverage);
+        }
+        self.hear(digest, coverage);
+        if known {
             return Verdict::Known;
         }
+        self.seen.join(coverage);
         self.question.broken = true;
         Verdict::Broken
     }
@@ -394,7 +422,10 @@ impl View {
     pub(super) fn on_gone(&mut self, gone: &[u64]) {
         self.seen.remove(gone);
         for ahead in self.ahead.values_mut() {
-            ahead.remove(gone);
+            Arc::make_mut(ahead).remove(gone);
+        }
+        if let Some((_, coverage)) = &mut self.heard {
+            coverage.remove(gone);
         }
         if let Some(told) = &mut self.told {
             told.coverage.remove(gone);
@@ -439,6 +470,14 @@ impl View {
             count: answer.count,
             truncated: answer.truncated,
         };
+        if self.heard.is_none() && !asked.count_only && !answer.truncated {
+            let users = asked.members.iter().map(|member| member.user.clone());
+            self.first.get_or_insert_default().extend(users);
+        }
+        if lags {
+            // Where the emitter stands says nothing of what is taken as it is.
+            (self.heard, self.first) = (None, None);
+        }
         let state = Word::State {
             members: Arc::new(asked.members),
             count: answer.count,
@@ -516,8 +555,40 @@ impl View {
             let everybody = To::Full(first.into_iter().collect());
             effects.push(Effect::Tell(everybody, state.clone()));
         }
-        self.told = Some(fresh);
+        let told = match self.heard.clone() {
+            // All are ahead of the emitter, whose next event lists at least what
+            // changed since the answer.
+            Some((digest, coverage))
+                if digest != fresh.digest
+                    && !fresh.truncated
+                    && fresh.coverage.covers(&coverage) =>
+            {
+                let ahead = Arc::new(fresh.coverage);
+                for (session, watcher) in &self.watchers {
+                    if watcher.hears == Hears::Full && watcher.waits == Waits::No {
+                        self.ahead.insert(*session, ahead.clone());
+                    }
+                }
+                Told {
+                    digest,
+                    coverage,
+                    count: fresh.count,
+                    truncated: false,
+                }
+            }
+            _ => fresh,
+        };
+        self.told = Some(told);
         self.tell_count(before, effects);
+    }
+
+    /// The emitter stands there, if this is not older than what is known of it.
+    fn hear(&mut self, digest: u64, coverage: &Coverage) {
+        let known = self.heard.as_ref().map(|(_, coverage)| coverage);
+        if known.is_none_or(|known| coverage.covers(known)) {
+            self.heard = Some((digest, coverage.clone()));
+            self.first = None;
+        }
     }
 
     /// The state is for those that wait; it may be ahead of what others know.
@@ -531,9 +602,10 @@ impl View {
         if told.digest == fresh.digest {
             told.coverage.join(&fresh.coverage);
         } else {
-            let ahead = first.into_iter();
+            let ahead = Arc::new(fresh.coverage.clone());
+            let first = first.into_iter();
             self.ahead
-                .extend(ahead.map(|session| (session, fresh.coverage.clone())));
+                .extend(first.map(|session| (session, ahead.clone())));
         }
     }
 
@@ -660,6 +732,15 @@ impl View {
         };
         (self.question.broken || self.question.waiters > 0) && self.watchers.values().any(wanted)
     }
+}
+
+/// Of these users, those that are not there after an event that lists all.
+fn gone_since(mut users: HashSet<String>, event: &v1::PresenceRoomEvent) -> Vec<String> {
+    users.extend(event.left.iter().cloned());
+    for member in &event.members {
+        users.remove(&member.user);
+    }
+    users.into_iter().collect()
 }
 
 // === impl Question ===

@@ -377,6 +377,45 @@ fn a_broken_chain_is_asked_for_at_most_once_a_second() {
     assert_eq!(users(&stage, full).len(), 10);
 }
 
+/// An answer is of the moment, an event of a tick: the first event after it
+/// begins before it.
+#[test]
+fn who_comes_to_a_fresh_room_within_a_tick_is_an_update() {
+    let mut truth = Truth::new();
+    truth.toggle(0, 0);
+    let (mut stage, full, count) = told(&truth, AT_ONCE);
+    truth.toggle(1, 1);
+    truth.toggle(0, 2);
+    let late = stage.watch(Hears::Full, 3);
+    stage.pass(&truth, Duration::from_secs(1));
+    stage.answer(&truth, [2, 1]);
+    truth.toggle(0, 2);
+    let before = stage.questions;
+    assert_eq!(stage.event(&truth, [0, 0], [3, 1]), Verdict::Applied);
+    assert_eq!(users(&stage, full), [0, 1]);
+    assert_eq!(users(&stage, late), [0, 1], "who left within it is gone");
+    assert_eq!(stage.counts[&count], Some(2));
+    stage.settle(&truth);
+    assert_eq!(stage.questions, before);
+}
+
+#[test]
+fn a_state_between_two_ticks_does_not_break_the_chain_again() {
+    let mut truth = Truth::new();
+    let (mut stage, full, _) = told(&truth, AT_ONCE);
+    for user in 0..4 {
+        truth.toggle(0, user);
+    }
+    assert_eq!(stage.event(&truth, [1, 0], [2, 0]), Verdict::Broken);
+    stage.pass(&truth, Duration::from_secs(1));
+    stage.answer(&truth, [3, 0]);
+    let before = stage.questions;
+    assert_eq!(stage.event(&truth, [2, 0], [4, 0]), Verdict::Applied);
+    assert_eq!(users(&stage, full), [0, 1, 2, 3]);
+    stage.settle(&truth);
+    assert_eq!(stage.questions, before);
+}
+
 #[test]
 fn a_leave_waits_and_a_return_cancels_it() {
     let mut truth = Truth::new();
