@@ -5,11 +5,13 @@
 //! ends when its value is dropped. Stories wait on state ([`eventually!`],
 //! [`within`]) and never assert how long something took.
 
+mod brain;
 mod client;
 pub mod http;
 mod jwks;
 mod keys;
 mod patience;
+mod presence;
 mod program;
 mod proxy;
 pub mod raw;
@@ -17,13 +19,15 @@ mod shield;
 mod spine;
 mod token;
 
+pub use brain::{BrainParams, TestBrain};
 pub use client::{Client, error_of, text_of, without_echo};
 pub use jwks::JwksServer;
 pub use keys::{IssuerKey, issuer_key};
 pub use patience::{GLANCE, PATIENCE, within};
-pub use program::{Program, free_addr, shield_program};
+pub use presence::{Seen, Watcher, seen_as};
+pub use program::{Program, Signal, free_addr, resident_bytes, shield_program, signal};
 pub use proxy::Proxy;
 pub use raw::RawPeer;
-pub use shield::{ShieldParams, TestShield, metric_at};
+pub use shield::{ShieldParams, ShieldProcess, TestShield, metric_at};
 pub use spine::{Spine, TenantParams, TestTenant};
 pub use token::{Token, unix_now};

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 
 use arqon_client::ConnectParams;
 use arqon_shield::app::Shield;
@@ -13,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use toml::{Table, Value};
 
 use crate::client::Client;
+use crate::program::{Program, free_addr, shield_program};
 use crate::spine::{Spine, TestTenant, node};
 use crate::{http, within};
 
@@ -31,6 +33,30 @@ pub struct TestShield {
     addr: SocketAddr,
     admin: SocketAddr,
     tls_ca_pem: Option<Vec<u8>>,
+}
+
+/// A running Shield that is a process of its own; dropping it kills it.
+#[derive(Debug)]
+pub struct ShieldProcess {
+    /// The process.
+    pub program: Program,
+    /// The public listener.
+    pub addr: SocketAddr,
+    /// The admin listener.
+    pub admin: SocketAddr,
+}
+
+impl ShieldProcess {
+    /// A session, past its WELCOME.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub async fn connect(&self, token: &str) -> Client {
+        let url = format!("ws://localhost:{}", self.addr.port());
+        Client::connect(ConnectParams::new(url, token))
+            .await
+            .unwrap_or_else(|error| panic!("a session: {error:?}"))
+    }
 }
 
 // === impl ShieldParams ===
@@ -121,6 +147,33 @@ impl ShieldParams {
         let path = self.folder.join(format!("{id}.toml"));
         std::fs::write(&path, self.manifest.to_string()).expect("a manifest is written");
         path
+    }
+
+    /// Starts it as a process of its own, which can crash, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn spawn(mut self) -> ShieldProcess {
+        let (addr, admin) = (free_addr(), free_addr());
+        self.set("listen.public", addr.to_string());
+        self.set("listen.admin", admin.to_string());
+        let manifest = self.write();
+        let log = manifest.with_extension("log");
+        let mut command = Command::new(shield_program());
+        command.arg("--config").arg(&manifest);
+        let program = Program::start(&mut command, &log);
+        crate::eventually!(
+            http::get(addr, "/readyz", &[])
+                .await
+                .is_ok_and(|answer| answer.status == 200),
+            "{}",
+            program.log()
+        );
+        ShieldProcess {
+            program,
+            addr,
+            admin,
+        }
     }
 
     /// Starts it in this process and waits until it is ready.

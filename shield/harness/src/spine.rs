@@ -14,6 +14,7 @@ use arqon_spine::server_config::ServerParams;
 use arqon_spine::state::{Role, StateFolder};
 use tempfile::TempDir;
 
+use crate::brain::BrainParams;
 use crate::keys::{IssuerKey, issuer_key};
 use crate::shield::ShieldParams;
 use crate::token::Token;
@@ -269,6 +270,11 @@ impl Spine {
     /// A Shield of this Spine, to be changed and started.
     pub fn shield(&self) -> ShieldParams {
         ShieldParams::new(self)
+    }
+
+    /// A Brain of this Spine, to be changed and started.
+    pub fn brain(&self, id: &str) -> BrainParams {
+        BrainParams::new(self, id)
     }
 }
 

@@ -10,6 +10,7 @@ mod endings;
 mod environment;
 mod isolation;
 mod lost_spine;
+mod presence;
 mod rights;
 mod rooms;
 mod rotation;
