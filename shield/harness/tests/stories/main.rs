@@ -11,6 +11,8 @@ mod environment;
 mod isolation;
 mod lost_spine;
 mod presence;
+mod presence_crashes;
+mod presence_wire;
 mod rights;
 mod rooms;
 mod rotation;
