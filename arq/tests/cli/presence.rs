@@ -15,7 +15,7 @@ fn people_come_are_seen_and_leave() {
         (&empty["count"], &empty["members"]),
         (&0.into(), &serde_json::json!([]))
     );
-    let text = bus.arq(&["presence", "lobby"]).ok().out;
+    let text = bus.arq(&["presence", "lobby"]).ok().err;
     assert!(text.contains("nobody is in lobby"), "{text}");
     assert_eq!(bus.arq(&["presence", "lobby", "--count"]).ok().out, "0\n");
 
@@ -81,7 +81,7 @@ fn without_a_brain_presence_is_unavailable_and_said_to_be() {
     assert!(answer.err.contains("hint: no Brain answers"), "{answer:?}");
     let doctor = bus.arq(&["doctor"]).ok().out;
     assert!(doctor.contains("no Brain runs"), "{doctor}");
-    let status = bus.arq(&["status"]).ok().out;
+    let status = bus.arq(&["status"]).ok().err;
     assert!(status.contains("no Brain is heard"), "{status}");
 }
 
