@@ -79,7 +79,7 @@ async fn measure(
 ) -> Result<Vec<Record>> {
     let state = context.spine_state()?;
     let servers = &context.settings.nats;
-    let note = |text: &str| globals.output.note(text.to_owned());
+    let note = |text: &str| globals.output.note(text);
 
     note("starting a Brain");
     let (first, cold) = Brain::start(&state, servers, folder, "bench-brain-1").await?;

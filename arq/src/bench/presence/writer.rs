@@ -75,7 +75,7 @@ impl Writer {
         let link = connect::connect_tenant(&servers, user, id, options).await?;
         let client = link.client.clone();
         let chance = u64::from(rand::random::<u16>());
-        let epoch = crate::duration::now_secs() * 1000 << 16 | chance;
+        let epoch = ((crate::duration::now_secs() * 1000) << 16) | chance;
         let state = Arc::new(Mutex::new(State {
             account,
             epoch,
