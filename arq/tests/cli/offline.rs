@@ -425,3 +425,69 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn a_brain_gets_a_manifest_and_two_credentials() {
+    let folder = Folder::new();
+    folder.arq(&["spine", "init"]).ok();
+    let control = folder.arq(&["spine", "creds", "brain", "brain-7"]).ok().out;
+    let presence = folder
+        .arq(&["spine", "creds", "presence", "brain-7"])
+        .ok()
+        .out;
+    assert_ne!(control, presence, "two accounts, two files");
+    let file = folder.path().join("brain.toml");
+    let file = file.to_str().unwrap();
+    folder
+        .arq(&["config", "init", file, "--role", "brain", "--id", "brain-7"])
+        .ok();
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(
+        text.contains("[brain]") && text.contains("id = \"brain-7\"") && !text.contains("[tokens]"),
+        "{text}"
+    );
+    // With the files it names in place nothing is wrong with it.
+    let text = text
+        .lines()
+        .map(|line| match line.split(" = ").next().unwrap() {
+            "control_creds_file" => format!("control_creds_file = {:?}", control.trim()),
+            "creds_file" => format!("creds_file = {:?}", presence.trim()),
+            _ => line.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    std::fs::write(file, text).unwrap();
+    folder.arq(&["config", "check", file]).ok();
+    let shown = folder.arq(&["--json", "config", "show", file]).ok().json();
+    assert_eq!(shown["brain.full_limit"]["default"], true);
+}
+
+#[test]
+fn what_shield_and_brain_say_is_decoded_by_its_subject() {
+    let folder = Folder::new();
+    // PresenceQuery { shield: "s", room: "lobby" }
+    let hex = "0a0173 22056c6f626279";
+    let by_subject = [
+        "--json",
+        "decode",
+        "--hex",
+        "--subject",
+        "_arq.presence.query",
+    ];
+    let shown = folder.arq_with_input(&by_subject, hex).ok().json();
+    assert_eq!(
+        (&shown["shield"], &shown["room"]),
+        (&"s".into(), &"lobby".into())
+    );
+    let by_name = ["decode", "--hex", "--as", "query"];
+    assert!(
+        folder
+            .arq_with_input(&by_name, hex)
+            .ok()
+            .out
+            .contains("lobby")
+    );
+    let wrong = folder.arq_with_input(&["decode", "--hex", "--as", "events"], "ff");
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.err.contains("this is no PresenceEvents"), "{wrong:?}");
+}
