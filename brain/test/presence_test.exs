@@ -245,7 +245,9 @@ defmodule Brain.PresenceTest do
       tell([{:spine, :control, :down}])
       until(fn -> Liveness.ready() == {:error, "no connection to CONTROL"} end, "cold")
       command(&match?({:serve, false}, &1))
-      Process.sleep(2_000)
+      Process.sleep(1_000)
+      # Long enough to be hidden, were it not for the cut.
+      assert {:visible, 1} == roster("s1")
       alive()
       tell([{:spine, :control, :up}])
       assert {:visible, 1} == roster("s1")
@@ -374,7 +376,7 @@ defmodule Brain.PresenceTest do
              command(&match?({:beat, %{goodbye: true}}, &1))
 
     for n <- 1..30, do: tell([beat("s1", @e, 4_000_000_000 + n)])
-    Process.sleep(2_500)
+    Process.sleep(1_300)
     assert {:error, _} = Liveness.ready()
     refute_received {:"$gen_cast", {:commands, [{_, {:beat, _}}]}}
   end

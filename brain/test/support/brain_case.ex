@@ -44,6 +44,7 @@ defmodule Brain.BrainCase do
         forget_after_ms: 60_000,
         digest_ms: 10_000,
         repairs: 4,
+        listen_ms: 50,
         log_level: :info
       },
       Map.new(changes)
