@@ -43,10 +43,7 @@ pub(super) struct View {
     came: u64,
     /// Of sessions whose state was ahead of the view: events that this covers
     /// are known to them.
-    ahead: HashMap<SessionId, Arc<Coverage>>,
-    /// Where the emitter stands: the digest that its next event follows on. An
-    /// answer is of the moment, and so mostly lies between two of its ticks.
-    heard: Option<(u64, Coverage)>,
+    ahead: HashMap<SessionId, (u64, Arc<Coverage>)>,
     /// While nothing was heard of the emitter, the users of the states given.
     first: Option<HashSet<String>>,
     told: Option<Told>,
@@ -322,14 +319,12 @@ impl View {
         let follows_any = event.truncated || !self.watchers.values().any(full);
         let Some(told) = &mut self.told else {
             self.seen.join(coverage);
-            self.hear(event.after, coverage);
             return Verdict::Unwatched;
         };
         let stale = !coverage.covers(&told.coverage);
         let full_again = told.truncated && !event.truncated && !stale;
         if event.after == told.digest && !full_again && told.truncated == event.truncated {
             told.coverage.join(coverage);
-            self.hear(event.after, coverage);
             return Verdict::Known;
         }
         if stale {
@@ -348,7 +343,6 @@ impl View {
         // A count, and that of a truncated room, follows on anything.
         let broken = full_again || !(follows || follows_any);
         if broken {
-            self.hear(event.after, coverage);
             self.question.broken = true;
             return Verdict::Broken;
         }
@@ -358,12 +352,12 @@ impl View {
         told.coverage.join(coverage);
         told.count = event.count;
         told.truncated = event.truncated;
-        self.heard = Some((event.after, coverage.clone()));
+        let all_listed = left.is_some();
         let left = left.as_ref().unwrap_or(&event.left);
         if event.truncated {
             self.question.broken = false;
         }
-        let except = self.who_knows(coverage);
+        let except = self.who_knows(coverage, event.before, all_listed);
         if event.truncated {
             self.lingering.clear();
             let state = Word::State {
@@ -405,12 +399,8 @@ impl View {
         if !coverage.covers(&told.coverage) {
             return Verdict::Stale;
         }
-        let known = digest == told.digest;
-        if known {
+        if digest == told.digest {
             told.coverage.join(coverage);
-        }
-        self.hear(digest, coverage);
-        if known {
             return Verdict::Known;
         }
         self.seen.join(coverage);
@@ -421,11 +411,8 @@ impl View {
     /// Incarnations are gone: nobody will know of them again.
     pub(super) fn on_gone(&mut self, gone: &[u64]) {
         self.seen.remove(gone);
-        for ahead in self.ahead.values_mut() {
+        for (_, ahead) in self.ahead.values_mut() {
             Arc::make_mut(ahead).remove(gone);
-        }
-        if let Some((_, coverage)) = &mut self.heard {
-            coverage.remove(gone);
         }
         if let Some(told) = &mut self.told {
             told.coverage.remove(gone);
@@ -470,13 +457,12 @@ impl View {
             count: answer.count,
             truncated: answer.truncated,
         };
-        if self.heard.is_none() && !asked.count_only && !answer.truncated {
-            let users = asked.members.iter().map(|member| member.user.clone());
-            self.first.get_or_insert_default().extend(users);
+        if self.told.is_none() && !lags && !answer.truncated {
+            self.first = Some(HashSet::new());
         }
-        if lags {
-            // Where the emitter stands says nothing of what is taken as it is.
-            (self.heard, self.first) = (None, None);
+        if let Some(first) = &mut self.first {
+            let users = asked.members.iter().map(|member| member.user.clone());
+            first.extend(users);
         }
         let state = Word::State {
             members: Arc::new(asked.members),
@@ -555,40 +541,8 @@ impl View {
             let everybody = To::Full(first.into_iter().collect());
             effects.push(Effect::Tell(everybody, state.clone()));
         }
-        let told = match self.heard.clone() {
-            // All are ahead of the emitter, whose next event lists at least what
-            // changed since the answer.
-            Some((digest, coverage))
-                if digest != fresh.digest
-                    && !fresh.truncated
-                    && fresh.coverage.covers(&coverage) =>
-            {
-                let ahead = Arc::new(fresh.coverage);
-                for (session, watcher) in &self.watchers {
-                    if watcher.hears == Hears::Full && watcher.waits == Waits::No {
-                        self.ahead.insert(*session, ahead.clone());
-                    }
-                }
-                Told {
-                    digest,
-                    coverage,
-                    count: fresh.count,
-                    truncated: false,
-                }
-            }
-            _ => fresh,
-        };
-        self.told = Some(told);
+        self.told = Some(fresh);
         self.tell_count(before, effects);
-    }
-
-    /// The emitter stands there, if this is not older than what is known of it.
-    fn hear(&mut self, digest: u64, coverage: &Coverage) {
-        let known = self.heard.as_ref().map(|(_, coverage)| coverage);
-        if known.is_none_or(|known| coverage.covers(known)) {
-            self.heard = Some((digest, coverage.clone()));
-            self.first = None;
-        }
     }
 
     /// The state is for those that wait; it may be ahead of what others know.
@@ -605,7 +559,7 @@ impl View {
             let ahead = Arc::new(fresh.coverage.clone());
             let first = first.into_iter();
             self.ahead
-                .extend(first.map(|session| (session, ahead.clone())));
+                .extend(first.map(|session| (session, (fresh.digest, ahead.clone()))));
         }
     }
 
@@ -708,13 +662,20 @@ impl View {
         }
     }
 
-    /// The sessions that know this already; those it goes beyond do so no more.
-    /// Where each knows what the other does not, a fresh state has to decide.
-    fn who_knows(&mut self, coverage: &Coverage) -> HashSet<SessionId> {
+    /// The sessions that know this already. Others whose state was ahead are told
+    /// if it follows on that, or lists everybody; else another state has to
+    /// decide, for who came and went in between is not listed.
+    fn who_knows(
+        &mut self,
+        coverage: &Coverage,
+        before: u64,
+        all_listed: bool,
+    ) -> HashSet<SessionId> {
         let mut torn = Vec::new();
-        self.ahead.retain(|session, ahead| {
+        self.ahead.retain(|session, (digest, ahead)| {
             let knows = ahead.covers(coverage);
-            if !knows && !coverage.covers(ahead) {
+            let follows = coverage.covers(ahead) && (all_listed || before == *digest);
+            if !knows && !follows {
                 torn.push(*session);
             }
             knows
