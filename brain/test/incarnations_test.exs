@@ -67,7 +67,10 @@ defmodule Brain.IncarnationsTest do
         {"[{:delete, id, old}, {:show, id, epoch}]", "[{:show, id, epoch}]"}
       ])
 
-    assert counterexample(commands(), &effects_are_possible(&1, mod), numtests: 3000)
+    assert counterexample(commands(), &effects_are_possible(&1, mod),
+             numtests: 3000,
+             shrink: false
+           )
   end
 
   defp effects_are_possible(commands, mod) do

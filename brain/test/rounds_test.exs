@@ -60,7 +60,7 @@ defmodule Brain.RoundsTest do
     test "an emitter whose events forget a member is noticed" do
       weaker = {"nil when was? -> {members, [user | left]}", "nil when was? -> {members, left}"}
       mod = mutant(["lib/brain/rounds.ex"], Rounds, Brain.MutantLeft.Rounds, [weaker])
-      assert counterexample(commands(), &run(&1, @config, mod), numtests: 5000)
+      assert counterexample(commands(), &run(&1, @config, mod), numtests: 5000, shrink: false)
     end
 
     test "an emitter with the wrong digest before is noticed" do
@@ -69,7 +69,7 @@ defmodule Brain.RoundsTest do
          "{{room, before + digest - digest + 0 * count, digest, count, false, members, []}, counted}"}
 
       mod = mutant(["lib/brain/rounds.ex"], Rounds, Brain.MutantBefore.Rounds, [weaker])
-      assert counterexample(commands(), &run(&1, @config, mod), numtests: 5000)
+      assert counterexample(commands(), &run(&1, @config, mod), numtests: 5000, shrink: false)
     end
 
     test "an emitter that never sends digests is noticed" do
@@ -78,7 +78,7 @@ defmodule Brain.RoundsTest do
 
       skip = {"{out, credit} = charge([command], {out, credit})", "{out, credit} = {out, credit}"}
       mod = mutant(["lib/brain/rounds.ex"], Rounds, Brain.MutantSweep.Rounds, [weaker, skip])
-      assert counterexample(commands(), &run(&1, @config, mod), numtests: 5000)
+      assert counterexample(commands(), &run(&1, @config, mod), numtests: 5000, shrink: false)
     end
   end
 

@@ -34,6 +34,8 @@ defmodule Brain.Prop do
 
     property = :proper.forall(type, safe)
     options = [:long_result, :quiet, numtests: times, max_size: opts[:max_size] || 42]
+    # Whoever only wants to know that there is one need not wait for the smallest.
+    options = if opts[:shrink] == false, do: [:noshrink | options], else: options
 
     case :proper.quickcheck(property, options) do
       true -> nil
