@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use arqon_harness::{Proxy, Signal, Spine, TestBrain, Watcher, eventually, seen_as, signal};
+use arqon_harness::{
+    Proxy, RawPeer, Signal, Spine, TestBrain, Watcher, eventually, seen_as, signal,
+};
 use arqon_proto::codes::ErrorCode;
+use arqon_proto::envelope;
 use arqon_proto::v1::PresenceMode;
 
 use crate::presence::{Stage, ask, count};
@@ -33,6 +36,28 @@ async fn a_client_that_falls_silent_is_gone_after_its_heartbeat() {
     eventually!(watch.sees(&[]), "{:?}", watch.now());
     assert_eq!(watch.now().left, ["bob"]);
     drop(bob);
+}
+
+#[tokio::test]
+async fn a_client_whose_connection_is_reset_leaves_at_once() {
+    let stage = Stage::new().await;
+    let watch = stage.watch().await;
+    let stream = tokio::net::TcpStream::connect(stage.shield.addr())
+        .await
+        .unwrap();
+    // Closing it sends a reset, no end in good order.
+    stream.set_zero_linger().unwrap();
+    let token = stage.acme.token().user("bob").sign();
+    let authorization = format!("Authorization: Bearer {token}");
+    let mut bob = RawPeer::ask_over(stream, "/v1/socket", &[&authorization])
+        .await
+        .unwrap();
+    let join = envelope::join("lobby", 1, seen_as(PresenceMode::Full, &[]));
+    bob.send_envelope(&join).await.unwrap();
+    eventually!(watch.sees(&["bob"]), "{:?}", watch.now());
+    drop(bob);
+    eventually!(watch.sees(&[]), "{:?}", watch.now());
+    assert_eq!(watch.now().left, ["bob"]);
 }
 
 #[tokio::test]
