@@ -325,6 +325,8 @@ impl View {
         let full_again = told.truncated && !event.truncated && !stale;
         if event.after == told.digest && !full_again && told.truncated == event.truncated {
             told.coverage.join(coverage);
+            let digest = told.digest;
+            self.caught_up(digest, coverage);
             return Verdict::Known;
         }
         if stale {
@@ -401,6 +403,8 @@ impl View {
         }
         if digest == told.digest {
             told.coverage.join(coverage);
+            let digest = told.digest;
+            self.caught_up(digest, coverage);
             return Verdict::Known;
         }
         self.seen.join(coverage);
@@ -659,6 +663,22 @@ impl View {
         let shown = self.shown();
         if before.is_some_and(|before| before != shown) {
             effects.push(Effect::Tell(To::Count, Word::Count(shown)));
+        }
+    }
+
+    /// The room has this digest as of this. A session whose state was ahead of
+    /// the view, and is another, saw someone who came and went unnoticed.
+    fn caught_up(&mut self, digest: u64, coverage: &Coverage) {
+        let mut torn = Vec::new();
+        self.ahead.retain(|session, (its, ahead)| {
+            let passed = coverage.covers(ahead);
+            if passed && *its != digest {
+                torn.push(*session);
+            }
+            !passed
+        });
+        for session in torn {
+            self.wait_again(session);
         }
     }
 
