@@ -101,7 +101,10 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
     let flushed = timeout(FLUSH, async {
         // They end with the commands, whose sender the pipe has dropped.
         let _ = publishers.await;
-        flush(clients.borrow().clone(), stores.borrow().clone()).await;
+        // Taken out first: a borrow that lived through the flush would block the task that tells
+        // of a lost connection, and with it this one thread for ever.
+        let (client, store) = (clients.borrow().clone(), stores.borrow().clone());
+        flush(client, store).await;
     });
     let flushed = flushed.await.is_ok();
     info!(flushed, "Brain has closed the pipe, ending");
