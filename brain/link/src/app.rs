@@ -1,6 +1,6 @@
 //! The link as a whole: from a manifest to the end of standard input.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arqon_spine::control::ControlStore;
@@ -22,6 +22,11 @@ use crate::spine::{keep, patience};
 
 /// Pace at which counts are told.
 const COUNTS: Duration = Duration::from_secs(1);
+/// A Brain that has not pinged for so long hangs, and answers nothing. It pings
+/// once a second.
+const HANGS: Duration = Duration::from_millis(2_500);
+/// Pace at which that is looked at.
+const LOOK: Duration = Duration::from_millis(250);
 /// For the last commands to be published, and for them to be written.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -47,13 +52,16 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
     ignore_signals()?;
     let identity = Identity::new(&manifest);
     let outbox = Outbox::default();
-    let (serve, serving) = watch::channel(false);
+    let (serve, wished) = watch::channel(false);
+    let (pinged, pings) = watch::channel(None);
+    let (serves, serving) = watch::channel(false);
     let (client, clients) = watch::channel(None);
     let (store, stores) = watch::channel(None);
     let (to_brain, brain_jobs) = mpsc::unbounded_channel();
     let (to_control, control_jobs) = mpsc::unbounded_channel();
     let jobs = Jobs {
         serve,
+        pinged,
         brain: to_brain,
         control: to_control,
     };
@@ -83,6 +91,7 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
         tokio::spawn(keep(brain_side, outbox.clone())),
         tokio::spawn(keep(control_side, outbox.clone())),
         tokio::spawn(tell_counts(outbox.clone())),
+        tokio::spawn(attend(wished, pings, serves)),
     ];
     let brain_publisher = brain::publish(brain_jobs, clients.clone(), outbox.clone());
     let control_publisher = control::publish(control_jobs, id, stores.clone(), outbox);
@@ -118,6 +127,23 @@ async fn flush(client: Option<nats::Client>, store: Option<ControlStore>) {
     }
     if let Some(store) = store {
         let _ = store.flush().await;
+    }
+}
+
+/// Queries are taken while Brain wants them and lives: those that a hung one
+/// took would be lost to the others of the queue group.
+async fn attend(
+    wished: watch::Receiver<bool>,
+    pings: watch::Receiver<Option<Instant>>,
+    serves: watch::Sender<bool>,
+) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let hangs = pings.borrow().is_some_and(|at| at.elapsed() > HANGS);
+        let serve = *wished.borrow() && !hangs;
+        serves.send_if_modified(|serves| std::mem::replace(serves, serve) != serve);
     }
 }
 

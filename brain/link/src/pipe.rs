@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use arqon_telemetry::log::chain;
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Jobs {
     pub(crate) serve: watch::Sender<bool>,
+    /// When Brain pinged last. One that never does, as in tests, is not waited for.
+    pub(crate) pinged: watch::Sender<Option<Instant>>,
     pub(crate) brain: mpsc::UnboundedSender<Job>,
     pub(crate) control: mpsc::UnboundedSender<Job>,
 }
@@ -85,7 +88,10 @@ pub(crate) fn read(
         let frame = Frame::read(bytes, identity);
         match frame.map_err(|source| PipeError::Frame { len, source })? {
             Frame::Credit(n) => outbox.give(n),
-            Frame::Ping(n) => outbox.pong(n),
+            Frame::Ping(n) => {
+                jobs.pinged.send_replace(Some(Instant::now()));
+                outbox.pong(n);
+            }
             Frame::Batch { cost, commands } => {
                 let before = waiting.fetch_add(len, Ordering::SeqCst);
                 let spent = Arc::new(Spent {
