@@ -133,14 +133,18 @@ async fn flush(client: Option<nats::Client>, store: Option<ControlStore>) {
 /// Queries are taken while Brain wants them and lives: those that a hung one
 /// took would be lost to the others of the queue group.
 async fn attend(
-    wished: watch::Receiver<bool>,
+    mut wished: watch::Receiver<bool>,
     pings: watch::Receiver<Option<Instant>>,
     serves: watch::Sender<bool>,
 ) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        looks.tick().await;
+        tokio::select! {
+            _ = looks.tick() => {}
+            // At once: a Brain that says that it is ready is believed. The pipe's end is no news.
+            Ok(()) = wished.changed() => {}
+        }
         let hangs = pings.borrow().is_some_and(|at| at.elapsed() > HANGS);
         let serve = *wished.borrow() && !hangs;
         serves.send_if_modified(|serves| std::mem::replace(serves, serve) != serve);
