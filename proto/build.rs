@@ -10,9 +10,10 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/control.proto",
+    "arqon/v1/policy.proto",
     "arqon/v1/presence.proto",
 ];
 

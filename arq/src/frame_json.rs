@@ -149,6 +149,8 @@ fn body_json(body: &Body) -> (&'static str, Value) {
                 "message": error.message,
                 "retryable": error.retryable,
                 "retry_after_ms": error.retry_after_ms,
+                "policy": error.policy,
+                "reason": error.reason,
             }),
         ),
         Body::Message(message) => {

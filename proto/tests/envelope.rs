@@ -90,19 +90,22 @@ fn client_body() -> impl Strategy<Value = Body> {
 fn server_body() -> impl Strategy<Value = Body> {
     let sender = (text(), text()).prop_map(|(user, session)| Sender { user, session });
     let state = (members(), any::<(u32, bool, bool)>());
-    let error = (text(), text(), any::<(u32, bool, u32)>());
+    let error = (text(), text(), text(), text(), any::<(u32, bool, u32)>());
     prop_oneof![
         welcome().prop_map(Body::Welcome),
         (any::<bool>(), -1..9).prop_map(|(echo, presence)| Body::Joined(Joined { echo, presence })),
         (any::<u32>(), text()).prop_map(|(code, name)| Body::Left(Left { code, name })),
         text().prop_map(|twist_id| Body::Ack(Ack { twist_id })),
-        error.prop_map(|(name, message, (code, retryable, retry_after_ms))| {
+        error.prop_map(|(name, message, policy, reason, rest)| {
+            let (code, retryable, retry_after_ms) = rest;
             Body::Error(Error {
                 code,
                 name,
                 message,
                 retryable,
                 retry_after_ms,
+                policy,
+                reason,
             })
         }),
         option::of(sender).prop_map(|sender| Body::Message(Message { sender })),

@@ -44,6 +44,8 @@ pub struct Manifest {
     pub rooms: Rooms,
     /// `[presence]`
     pub presence: Presence,
+    /// `[policy]`
+    pub policy: Policy,
     /// `[drain]`
     pub drain: Drain,
     /// `[log]`
@@ -176,6 +178,21 @@ pub struct Rooms {
     pub linger: Duration,
     /// Silence after which the last sequence number is told.
     pub beacon_after: Duration,
+}
+
+/// Where policies run.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Guard pages instead of bounds checks.
+    pub guarded: bool,
+    /// Instances alive at once.
+    pub slots: u32,
+    /// Compiled policies; `None`: a temporary folder.
+    pub cache_dir: Option<PathBuf>,
+    /// CPU for one tenant, percent of one core.
+    pub tenant_cpu_percent: u32,
+    /// Limit of one compilation.
+    pub compile_timeout: Duration,
 }
 
 /// Presence as a Shield's sessions take part in it.
@@ -385,6 +402,15 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         query_timeout: millis(from, "presence.query_timeout_ms"),
         page_members: size(from, "presence.page_members"),
     };
+    let policy = Policy {
+        guarded: from.text("policy.memory") == "guarded",
+        slots: from.integer("policy.slots") as u32,
+        cache_dir: from
+            .present("policy.cache_dir")
+            .then(|| from.file("policy.cache_dir")),
+        tenant_cpu_percent: from.integer("policy.tenant_cpu_percent") as u32,
+        compile_timeout: seconds(from, "policy.compile_timeout_secs"),
+    };
     let drain = Drain {
         timeout: seconds(from, "drain.timeout_secs"),
         spread: seconds(from, "drain.spread_secs"),
@@ -403,6 +429,7 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         session,
         rooms,
         presence,
+        policy,
         drain,
         log,
     })

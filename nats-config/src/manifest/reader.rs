@@ -130,6 +130,8 @@ impl<'a> Reader<'a> {
             (Kind::File | Kind::SecretFile, Value::String(text)) if !text.is_empty() => {
                 self.check_file(&self.base.join(text), key.kind == Kind::SecretFile)
             }
+            (Kind::Folder, Value::String(text)) if !text.is_empty() => Ok(()),
+            (Kind::Folder, _) => Err("give the path of a folder, as text".to_owned()),
             (Kind::File | Kind::SecretFile, _) => Err(format!(
                 "write the path of a file in quotes, for instance {}",
                 key.example

@@ -112,6 +112,7 @@ fn takes(kind: Kind) -> String {
         Kind::Name => "name".to_owned(),
         Kind::Address => "address:port".to_owned(),
         Kind::File => "file".to_owned(),
+        Kind::Folder => "folder".to_owned(),
         Kind::SecretFile => "secret file (mode 0600)".to_owned(),
         Kind::Integer { min, max } => format!("{min} to {max}"),
         Kind::Boolean => "true or false".to_owned(),

@@ -14,6 +14,8 @@ pub enum Kind {
     Address,
     /// A file; relative paths start at the manifest's folder.
     File,
+    /// A folder, made if it is missing; relative paths start at the manifest's folder.
+    Folder,
     /// A file that holds a secret: it must not be readable by others.
     SecretFile,
     /// A whole number within bounds, both inclusive.
@@ -99,6 +101,10 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "presence",
         doc: "Presence as this Shield's sessions take part in it.",
+    },
+    Section {
+        name: "policy",
+        doc: "Where policies run on this Shield. docs/policies.md says what they are.",
     },
     Section {
         name: "drain",
@@ -506,6 +512,41 @@ pub const KEYS: &[Key] = &[
         10_000,
         "100",
         "Members on one page of PRESENCE_STATE.",
+    ),
+    key(
+        "policy.memory",
+        Kind::Choice(&["dynamic", "guarded"]),
+        Default::Value("\"dynamic\""),
+        "\"dynamic\"",
+        "How addresses of policies are checked. `dynamic`: by compiled bounds checks, so that no message costs a system call. `guarded`: by guard pages and with Cranelift's protection against Spectre; an address space of 4 GiB for each slot.",
+    ),
+    integer(
+        "policy.slots",
+        8,
+        4_096,
+        "256",
+        "Instances of policies alive at once. Idle ones are a cache; the least recently used is dropped for one that is needed.",
+    ),
+    key(
+        "policy.cache_dir",
+        Kind::Folder,
+        Default::Absent,
+        "\"cache/policies\"",
+        "Folder for compiled policies, made if it is missing, for this node only. Absent: a private temporary folder, so that each start compiles anew.",
+    ),
+    integer(
+        "policy.tenant_cpu_percent",
+        1,
+        10_000,
+        "10",
+        "CPU that policies may use for the messages of one tenant, percent of one core. Beyond: RATE_LIMITED.",
+    ),
+    integer(
+        "policy.compile_timeout_secs",
+        1,
+        600,
+        "20",
+        "A policy that is not compiled by then is refused. The compiling process has half of it as CPU time.",
     ),
     integer(
         "drain.timeout_secs",

@@ -10,7 +10,7 @@ use prost::Message as _;
 
 pub use client::{join, leave, ping, presence_get, presence_set, publish, refresh};
 pub use server::{
-    ack, error, gap, goaway, joined, left, message, pong, presence_count, presence_leave,
+    ack, blocked, error, gap, goaway, joined, left, message, pong, presence_count, presence_leave,
     presence_state, presence_update, refreshed, token_expiring, welcome,
 };
 pub use text::to_text;

@@ -63,8 +63,27 @@ pub fn error(
             .unwrap_or_else(|| public.help().to_owned()),
         retryable: public.retryable(),
         retry_after_ms,
+        policy: String::new(),
+        reason: String::new(),
     };
     frame(Opcode::Error, room, reference, Some(Body::Error(body)))
+}
+
+/// ERROR of a message that a policy blocked. Who may not see by which and why
+/// gets `shown: None`.
+#[must_use]
+pub fn blocked(
+    code: ErrorCode,
+    room: &str,
+    reference: u64,
+    shown: Option<(String, String)>,
+) -> Envelope {
+    let mut envelope = error(code, room, reference, None, 0);
+    if let (Some(Body::Error(body)), Some((policy, reason))) = (&mut envelope.body, shown) {
+        body.policy = policy;
+        body.reason = reason;
+    }
+    envelope
 }
 
 /// MESSAGE: what every member of the room receives.

@@ -108,6 +108,10 @@ impl Lines {
                 if b.retry_after_ms != 0 {
                     self.line("error.retry_after_ms", b.retry_after_ms);
                 }
+                if !b.policy.is_empty() {
+                    self.quoted("error.policy", &b.policy);
+                    self.quoted("error.reason", &b.reason);
+                }
             }
             Body::Message(b) => {
                 if let Some(sender) = &b.sender {

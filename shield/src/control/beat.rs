@@ -75,6 +75,7 @@ impl Reporter {
             presence: Some(context.pool.presence().summary()),
             goodbye,
             time_ms: now_ms(),
+            policies: None,
         }
     }
 }

@@ -308,6 +308,8 @@ impl Task {
                 }
                 Err(_) => warn!("An order to rotate names no tenant"),
             },
+            // Reports go out with the beat that follows.
+            Order::ReportPolicies(_) => {}
             Order::Drain(_) => {
                 info!("Ordered to drain");
                 self.context.drain.cancel();

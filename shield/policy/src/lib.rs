@@ -1,0 +1,23 @@
+//! Policies: the Wasm host, what it accepts, and what happens when a policy fails.
+//!
+//! The only crate that names Wasmtime. From the inside out:
+//!
+//! - [`check`] says whether bytes are a policy, without running anything;
+//!   [`wrap`] makes a component of a core module.
+//! - [`Host`] is the engine. [`compile`] turns a component into machine code in
+//!   a child process, [`Host::load`] makes a [`Module`] of that, and
+//!   [`Module::start`] an [`Instance`], which judges one message at a time.
+//! - [`Policies`] holds what is bound where. [`Policies::judge`] sends a message
+//!   through its chain, and is the one place where a failure becomes a block.
+//!
+//! Nothing here knows NATS or WebSocket.
+
+mod fault;
+mod limits;
+mod message;
+
+pub use fault::{Fault, FaultClass};
+pub use limits::{
+    Limits, MAX_CONFIG_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES, MAX_REASON_BYTES, ShapeLimits,
+};
+pub use message::{Digest, Draft, Message, Rewrite, Verdict};
