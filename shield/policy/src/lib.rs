@@ -12,12 +12,24 @@
 //!
 //! Nothing here knows NATS or WebSocket.
 
+mod engine;
 mod fault;
+mod host;
+mod instance;
 mod limits;
 mod message;
+mod state;
+mod sys;
+mod ticker;
+mod wire;
 
+pub use engine::HostOptions;
 pub use fault::{Fault, FaultClass};
+pub use host::{Host, HostError, Module};
+pub use instance::{Instance, Ran};
 pub use limits::{
     Limits, MAX_CONFIG_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES, MAX_REASON_BYTES, ShapeLimits,
 };
 pub use message::{Digest, Draft, Message, Rewrite, Verdict};
+pub use state::LogLine;
+pub use wire::LogLevel;

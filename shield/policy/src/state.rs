@@ -1,0 +1,180 @@
+//! What belongs to one instance and is reached from within its calls: its
+//! limits, its deadline, its log.
+
+use std::time::{Duration, Instant};
+
+use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline, component::WasmStr};
+
+use crate::{
+    MAX_LOG_BYTES, MAX_LOG_LINES, ShapeLimits, engine::TICK, host::Slot, sys, wire::LogLevel,
+};
+
+/// Ticks after which a call is overdue. Two, since the first comes at any moment.
+pub(crate) const OVERDUE_TICKS: u64 = 2;
+
+/// A line that a policy wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// The line, cut to [`crate::MAX_LOG_BYTES`].
+    pub text: String,
+}
+
+pub(crate) struct State {
+    pub(crate) memory: Memory,
+    pub(crate) deadline: Deadline,
+    pub(crate) log: Vec<LogLine>,
+    // Dropped with the store, so that the count never exceeds the pool.
+    _slot: Slot,
+}
+
+/// The limiter of linear memory.
+pub(crate) struct Memory {
+    most: usize,
+    pub(crate) bytes: usize,
+    before: usize,
+    /// Whether this call was refused memory: what it fails of after that, it
+    /// fails for want of memory.
+    pub(crate) refused: bool,
+}
+
+/// When a call ends. Nothing is read on the fast path but the clock that needs
+/// no system call.
+pub(crate) struct Deadline {
+    started: Instant,
+    cpu_budget: Duration,
+    wall_cap: Duration,
+    overdue: Option<Overdue>,
+}
+
+#[derive(Clone, Copy)]
+struct Overdue {
+    /// CPU time of the thread when counting began.
+    cpu: Duration,
+    /// What is charged for the time before that.
+    before: Duration,
+}
+
+impl State {
+    pub(crate) fn new(slot: Slot, memory_bytes: usize) -> Self {
+        Self {
+            memory: Memory {
+                most: memory_bytes,
+                bytes: 0,
+                before: 0,
+                refused: false,
+            },
+            deadline: Deadline::new(Duration::ZERO, Duration::ZERO),
+            log: Vec::new(),
+            _slot: slot,
+        }
+    }
+
+    /// Begins a call. Log lines that nobody took are gone.
+    pub(crate) fn begin(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+        self.memory.refused = false;
+        self.log.clear();
+    }
+}
+
+impl Deadline {
+    /// Of a call whose CPU time is counted only once it is overdue: a thread
+    /// that got no CPU must not block a good message.
+    pub(crate) fn new(cpu_budget: Duration, wall_cap: Duration) -> Self {
+        Self {
+            started: Instant::now(),
+            cpu_budget,
+            wall_cap,
+            overdue: None,
+        }
+    }
+
+    /// Of a call whose CPU time is counted from now on, for a system call.
+    pub(crate) fn exact(cpu_budget: Duration, wall_cap: Duration) -> Self {
+        Self {
+            overdue: Some(Overdue {
+                cpu: sys::thread_cpu(),
+                before: Duration::ZERO,
+            }),
+            ..Self::new(cpu_budget, wall_cap)
+        }
+    }
+
+    /// Called by each tick of a call that is overdue.
+    pub(crate) fn tick(&mut self) -> UpdateDeadline {
+        let cpu = sys::thread_cpu();
+        let wall = self.started.elapsed();
+        let overdue = *self.overdue.get_or_insert_with(|| Overdue {
+            cpu,
+            before: wall.min(TICK * OVERDUE_TICKS as u32),
+        });
+        if cpu.saturating_sub(overdue.cpu) >= self.cpu_budget || wall >= self.wall_cap {
+            UpdateDeadline::Interrupt
+        } else {
+            UpdateDeadline::Continue(1)
+        }
+    }
+
+    /// What the call cost: CPU time where it was counted, else the time that passed.
+    pub(crate) fn cost(&self) -> Duration {
+        match self.overdue {
+            Some(overdue) => overdue.before + sys::thread_cpu().saturating_sub(overdue.cpu),
+            None => self.started.elapsed(),
+        }
+    }
+}
+
+impl ResourceLimiter for State {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let memory = &mut self.memory;
+        if desired > memory.most || maximum.is_some_and(|most| desired > most) {
+            memory.refused = true;
+            return Ok(false);
+        }
+        memory.before = current;
+        memory.bytes = desired;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        let memory = &mut self.memory;
+        memory.bytes = memory.before;
+        memory.refused = true;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let most = ShapeLimits::default().table_entries;
+        let fits = desired <= maximum.map_or(most, |maximum| maximum.min(most));
+        self.memory.refused |= !fits;
+        Ok(fits)
+    }
+}
+
+/// The import `log`.
+pub(crate) fn log(
+    mut cx: StoreContextMut<'_, State>,
+    (level, text): (LogLevel, WasmStr),
+) -> wasmtime::Result<()> {
+    if cx.data().log.len() >= MAX_LOG_LINES {
+        return Ok(());
+    }
+    let text = {
+        let whole = text.to_str(&cx)?;
+        whole[..whole.floor_char_boundary(MAX_LOG_BYTES)].to_owned()
+    };
+    cx.data_mut().log.push(LogLine { level, text });
+    Ok(())
+}
