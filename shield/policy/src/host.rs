@@ -136,6 +136,12 @@ impl Host {
         self.0.ticker.alive() as usize
     }
 
+    /// Instances that may be alive at once.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.0.slots as usize
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
     }

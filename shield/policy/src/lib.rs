@@ -12,6 +12,8 @@
 //!
 //! Nothing here knows NATS or WebSocket.
 
+mod audit;
+mod decision;
 mod engine;
 mod fault;
 mod host;
@@ -24,6 +26,15 @@ mod ticker;
 mod wire;
 
 pub use engine::HostOptions;
+mod meter;
+mod quarantine;
+mod sender;
+
+pub use audit::{
+    AuditBatch, AuditEvent, AuditReceiver, MAX_AUDIT_REASON_BYTES, MAX_EVENTS_PER_SECOND,
+    MAX_EVENTS_WAITING,
+};
+pub use decision::{Block, Caps, Decision, Shown, Subject};
 pub use fault::{Fault, FaultClass};
 pub use host::{Host, HostError, Module};
 pub use instance::{Instance, Ran};
@@ -31,5 +42,6 @@ pub use limits::{
     Limits, MAX_CONFIG_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES, MAX_REASON_BYTES, ShapeLimits,
 };
 pub use message::{Digest, Draft, Message, Rewrite, Verdict};
+pub use sender::Sender;
 pub use state::LogLine;
 pub use wire::LogLevel;
