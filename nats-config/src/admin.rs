@@ -9,6 +9,7 @@
 //! and whoever pushes reads the record again afterwards and pushes anew if it
 //! moved: the last one to push always pushed the newest record.
 
+mod policies;
 mod pools;
 mod push;
 mod servers;
@@ -28,6 +29,11 @@ use crate::control::{BoxError, ControlError, ControlStore};
 use crate::credentials::{CredentialsError, MintedUser, mint_user};
 use crate::state::{FixedAccount, Role, StateError, StateFolder};
 
+pub use policies::{
+    BindPolicy, Expected, INLINE_CONFIG_BYTES, MAX_HISTORY, MAX_VERSIONS, Policies, PolicyChange,
+    PolicyError, PushedVersion, RecordError, ShieldOutcome, ShieldReport, ShieldReports,
+    ShieldState, WaitFor,
+};
 pub use pools::RotateStep;
 pub use servers::ServerStatus;
 
@@ -183,10 +189,14 @@ impl Admin {
             connect(Role::ControlPlane, "SYS"),
             connect(Role::Admin, "CONTROL")
         )?;
+        let control = ControlStore::new(&control_connection);
+        if let Err(error) = control.upgrade().await {
+            tracing::warn!(%error, "CONTROL lacks something that could not be created");
+        }
         Ok(Admin {
             state: state.clone(),
             servers: servers.to_vec(),
-            control: ControlStore::new(&control_connection),
+            control,
             system,
             control_connection,
             max_frame_bytes: DEFAULT_MAX_FRAME_BYTES,

@@ -6,6 +6,7 @@
 //! watcher would be silent for 10 s and then repeat itself), and the owner
 //! opens a new connection and reads from the start.
 
+mod policies;
 mod records;
 
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use async_nats::{HeaderMap, Subject};
 use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1;
 
+pub use policies::{MAX_OBJECT_BYTES, PolicyKey, PolicyRecordEvent, PolicyRecords, PolicyScope};
 pub use records::{PoolEvent, Record, RecordEvent, RecordStream, TenantEvent};
 
 use crate::connect::{Closed, Connection};
@@ -46,6 +48,9 @@ pub struct ControlStore {
     closed: Closed,
     tenants: Bucket<v1::TenantRecord>,
     pools: Bucket<v1::PoolRecord>,
+    policies: Bucket<v1::PolicyEntry>,
+    context: jetstream::Context,
+    objects: policies::Objects,
 }
 
 /// Why CONTROL could not be read or written.
@@ -95,6 +100,34 @@ pub enum ControlError {
         /// The reason.
         source: BoxError,
     },
+    /// There is no such object.
+    #[error("there is no object `{object}`")]
+    NoObject {
+        /// Its name.
+        object: String,
+    },
+    /// The object is not what its name says.
+    #[error("object `{object}` is damaged: {problem}")]
+    BadObject {
+        /// Its name.
+        object: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The object is larger than any may be.
+    #[error("object `{object}` has over {MAX_OBJECT_BYTES} bytes")]
+    TooLarge {
+        /// Its name.
+        object: String,
+    },
+    /// The object could not be read or written.
+    #[error("object `{object}` cannot be read or written")]
+    Object {
+        /// Its name.
+        object: String,
+        /// The reason.
+        source: BoxError,
+    },
     /// The connection is over.
     #[error("the connection to CONTROL is closed")]
     Closed,
@@ -128,36 +161,57 @@ impl ControlStore {
         let context = jetstream::new(client.clone());
         ControlStore {
             tenants: Bucket::new(context.clone(), connection.closed.clone()),
-            pools: Bucket::new(context, connection.closed.clone()),
+            pools: Bucket::new(context.clone(), connection.closed.clone()),
+            policies: Bucket::new(context.clone(), connection.closed.clone()),
+            context,
+            objects: policies::Objects::default(),
             closed: connection.closed.clone(),
             client,
         }
     }
 
-    /// Creates the buckets that are missing (admin only). `replicas` is 1 on a
-    /// single server, 3 on a cluster.
+    /// Creates the buckets, the object store and the stream that are missing
+    /// (admin only). `replicas` is 1 on a single server, 3 on a cluster.
     pub async fn ensure_buckets(&self, replicas: usize) -> Result<(), ControlError> {
         let mut context = jetstream::new(self.client.clone());
         context.set_timeout(Duration::from_secs(2));
-        for bucket in [subjects::BUCKET_TENANTS, subjects::BUCKET_POOLS] {
+        for bucket in subjects::BUCKETS {
             let config = jetstream::kv::Config {
                 bucket: bucket.to_owned(),
                 history: 1,
                 num_replicas: replicas,
                 ..Default::default()
             };
-            let patience = Instant::now() + LEADER_PATIENCE;
-            while let Err(source) = context.create_key_value(config.clone()).await {
-                if Instant::now() >= patience {
-                    return Err(ControlError::Bucket {
-                        bucket: bucket.to_owned(),
-                        source: source.into(),
-                    });
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
+            persist(bucket, || context.create_key_value(config.clone())).await?;
         }
-        Ok(())
+        let objects = policies::objects(replicas);
+        persist(subjects::STORE_WASM, || {
+            context.create_object_store(objects.clone())
+        })
+        .await?;
+        let audits = policies::audits(replicas);
+        persist(subjects::STREAM_AUDIT, || {
+            context.get_or_create_stream(audits.clone())
+        })
+        .await
+    }
+
+    /// Creates what a platform of an older version lacks, with as many copies
+    /// as its tenants have; nothing on a server that has no tenants yet.
+    pub(crate) async fn upgrade(&self) -> Result<(), ControlError> {
+        let mut context = jetstream::new(self.client.clone());
+        context.set_timeout(Duration::from_secs(2));
+        if context.get_stream(subjects::STREAM_AUDIT).await.is_ok() {
+            return Ok(());
+        }
+        let tenants = format!("KV_{}", subjects::BUCKET_TENANTS);
+        match context.get_stream(tenants).await {
+            Ok(tenants) => {
+                let replicas = tenants.cached_info().config.num_replicas;
+                self.ensure_buckets(replicas).await
+            }
+            Err(_) => Ok(()),
+        }
     }
 
     /// A tenant's record and its revision.
@@ -397,6 +451,25 @@ impl ControlStore {
                 source: source.into(),
             })
     }
+}
+
+/// Creates something, for as long as a cluster may take to elect a leader.
+async fn persist<T, E, F>(name: &str, create: impl Fn() -> F) -> Result<(), ControlError>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    let patience = Instant::now() + LEADER_PATIENCE;
+    while let Err(source) = create().await {
+        if Instant::now() >= patience {
+            return Err(ControlError::Bucket {
+                bucket: name.to_owned(),
+                source: source.into(),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Ok(())
 }
 
 /// The payload, if the message is of this kind.

@@ -18,6 +18,9 @@ pub const BUCKET_REVOCATIONS: &str = "revocations";
 /// Object store of policy modules, by digest.
 pub const STORE_WASM: &str = "wasm";
 
+/// Stream of what policies blocked.
+pub const STREAM_AUDIT: &str = "AUDIT";
+
 /// Every KV bucket that Shields read.
 pub const BUCKETS: [&str; 4] = [
     BUCKET_TENANTS,
@@ -50,6 +53,26 @@ pub fn shield_beat(id: &NodeId) -> String {
 /// Reports of every Shield.
 pub fn shield_beats() -> &'static str {
     "shield.*.beat"
+}
+
+/// How one Shield stands with policies.
+pub fn shield_policies(id: &NodeId) -> String {
+    format!("shield.{id}.policies")
+}
+
+/// How every Shield stands with policies.
+pub fn shields_policies() -> &'static str {
+    "shield.*.policies"
+}
+
+/// What policies of one Shield blocked.
+pub fn shield_audit(id: &NodeId) -> String {
+    format!("shield.{id}.audit")
+}
+
+/// What policies of every Shield blocked.
+pub fn shield_audits() -> &'static str {
+    "shield.*.audit"
 }
 
 /// The inbox prefix of user `U…`, the only inbox its template lets it use.

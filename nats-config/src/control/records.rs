@@ -2,6 +2,7 @@
 //! says when everything that was there has been read.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -31,9 +32,12 @@ pub type RecordStream<R> = BoxStream<'static, Result<RecordEvent<R>, ControlErro
 pub enum RecordEvent<R: Record> {
     /// The record as it now is, with its revision.
     Put(R, u64),
-    /// There is no usable record of this name: deleted, or not readable (which
-    /// is logged; a record nobody can read must serve nobody).
-    Deleted(R::Id),
+    /// There is no usable record of this name: deleted at this revision, or, of
+    /// a kind that serves nobody then, not readable (which is logged).
+    Deleted(R::Id, u64),
+    /// The record is there and cannot be read (which is logged). Told only of
+    /// kinds whose absence would permit something.
+    Unreadable(R::Id, u64),
     /// Everything that was stored when the watch began has been told.
     Synced,
 }
@@ -41,13 +45,19 @@ pub enum RecordEvent<R: Record> {
 /// A Protobuf message that lives in a bucket under its own name.
 pub trait Record: prost::Message + Default + Clone + PartialEq + Send + Sync + 'static {
     /// The name's type.
-    type Id: AsRef<str> + Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static;
+    type Id: fmt::Display + Clone + fmt::Debug + PartialEq + Send + Sync + 'static;
     /// The bucket.
     const BUCKET: &'static str;
+    /// Whether a record that cannot be read is told as one that was deleted.
+    const UNREADABLE_IS_DELETED: bool = true;
     /// The key it lives under, as the message itself says.
     fn key(&self) -> &str;
     /// Reads a key.
     fn parse_key(key: &str) -> Option<Self::Id>;
+    /// Whether the contents fit the key they live under.
+    fn fits(&self, id: &Self::Id) -> bool {
+        self.key() == id.to_string()
+    }
 }
 
 impl Record for v1::TenantRecord {
@@ -198,8 +208,8 @@ impl<R: Record> Bucket<R> {
                 RecordEvent::Put(record, revision) => {
                     records.insert(record.key().to_owned(), (record, revision));
                 }
-                RecordEvent::Deleted(id) => {
-                    records.remove(id.as_ref());
+                RecordEvent::Deleted(id, _) | RecordEvent::Unreadable(id, _) => {
+                    records.remove(&id.to_string());
                 }
                 RecordEvent::Synced => return Ok(records.into_values().collect()),
             }
@@ -270,23 +280,23 @@ impl<R: Record> Watching<R> {
     }
 
     fn told(&mut self, entry: &Entry) {
-        let record = match entry.operation {
-            Operation::Put => decode::<R>(entry)
-                .inspect_err(|error| {
+        let revision = entry.revision;
+        let id = R::parse_key(&entry.key);
+        let event = match entry.operation {
+            Operation::Put => match decode::<R>(entry) {
+                Ok(record) => Some(RecordEvent::Put(record, revision)),
+                Err(error) => {
                     tracing::error!(bucket = R::BUCKET, key = entry.key, %error, "Record is not readable");
-                })
-                .ok(),
-            Operation::Delete | Operation::Purge => None,
+                    id.map(|id| match R::UNREADABLE_IS_DELETED {
+                        true => RecordEvent::Deleted(id, revision),
+                        false => RecordEvent::Unreadable(id, revision),
+                    })
+                }
+            },
+            Operation::Delete | Operation::Purge => id.map(|id| RecordEvent::Deleted(id, revision)),
         };
-        match (record, R::parse_key(&entry.key)) {
-            (Some(record), _) => {
-                self.ready
-                    .push_back(Ok(RecordEvent::Put(record, entry.revision)));
-            }
-            (None, Some(id)) => self.ready.push_back(Ok(RecordEvent::Deleted(id))),
-            // A key that is no name was never told either.
-            (None, None) => {}
-        }
+        // A key that is no name is never told.
+        self.ready.extend(event.map(Ok));
         if entry.delta == 0 || self.target.is_some_and(|target| entry.revision >= target) {
             self.synced();
         }
@@ -311,10 +321,10 @@ fn encode<R: Record>(record: &R) -> Bytes {
 /// Decodes an entry and checks that it stands under its own name.
 fn decode<R: Record>(entry: &Entry) -> Result<R, super::BoxError> {
     let record = R::decode(entry.value.clone())?;
-    if record.key() != entry.key || R::parse_key(&entry.key).is_none() {
-        return Err(format!("the record calls itself `{}`", record.key()).into());
+    match R::parse_key(&entry.key) {
+        Some(id) if record.fits(&id) => Ok(record),
+        _ => Err(format!("the record calls itself `{}`", record.key()).into()),
     }
-    Ok(record)
 }
 
 fn conflict<R: Record>(key: &str) -> ControlError {

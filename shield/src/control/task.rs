@@ -224,7 +224,9 @@ impl Task {
                         Ok(id) => self.apply(self.tenants.delete(&id)),
                         Err(_) => {}
                     },
-                    RecordEvent::Deleted(id) => self.apply(self.tenants.delete(&id)),
+                    RecordEvent::Deleted(id, _) | RecordEvent::Unreadable(id, _) => {
+                        self.apply(self.tenants.delete(&id));
+                    }
                     RecordEvent::Synced => {}
                 },
                 order = orders.next() => self.obey(order.ok_or(Broken::Ended)?),
@@ -330,7 +332,7 @@ async fn read_all(
                     records.insert(id, record);
                 }
             }
-            RecordEvent::Deleted(id) => {
+            RecordEvent::Deleted(id, _) | RecordEvent::Unreadable(id, _) => {
                 records.remove(&id);
             }
             RecordEvent::Synced => return Ok(records),
