@@ -15,9 +15,9 @@ const STACK_BYTES: usize = 256 << 10;
 const KEEP_RESIDENT: usize = 256 << 10;
 /// A component with imports is three core modules: its own, and two that the
 /// component tools add to tie the knot. One more for a component's adapter.
-const CORE_INSTANCES: u32 = 4;
+pub(crate) const CORE_INSTANCES: u32 = 4;
 /// The module's own table, that of the knot, and one to spare.
-const TABLES: u32 = 3;
+pub(crate) const TABLES: u32 = 3;
 
 /// What a host may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,7 +52,7 @@ struct Inner {
     engine: Engine,
     linker: Linker<State>,
     ticker: Ticker,
-    slots: u32,
+    options: HostOptions,
 }
 
 /// A compiled policy, ready to start. Cheap to clone; the last one of a big
@@ -86,7 +86,7 @@ impl Host {
             engine,
             linker,
             ticker,
-            slots: options.slots,
+            options: *options,
         })))
     }
 
@@ -139,7 +139,13 @@ impl Host {
     /// Instances that may be alive at once.
     #[must_use]
     pub fn slots(&self) -> usize {
-        self.0.slots as usize
+        self.0.options.slots as usize
+    }
+
+    /// How it was set up. A process that compiles for it needs the same.
+    #[must_use]
+    pub fn options(&self) -> &HostOptions {
+        &self.0.options
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -148,7 +154,10 @@ impl Host {
 
     pub(crate) fn slot(&self) -> Option<Slot> {
         let inner = &self.0;
-        inner.ticker.enter(inner.slots).then(|| Slot(self.clone()))
+        inner
+            .ticker
+            .enter(inner.options.slots)
+            .then(|| Slot(self.clone()))
     }
 
     fn module(&self, digest: Digest, component: &Component) -> Result<Module, HostError> {
@@ -230,7 +239,7 @@ impl Drop for Slot {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Host")
-            .field("slots", &self.0.slots)
+            .field("slots", &self.0.options.slots)
             .field("instances", &self.instances())
             .finish()
     }

@@ -13,6 +13,7 @@
 //! Nothing here knows NATS or WebSocket.
 
 mod audit;
+pub mod check;
 mod decision;
 mod engine;
 mod fault;
@@ -24,6 +25,7 @@ mod state;
 mod sys;
 mod ticker;
 mod wire;
+pub mod wrap;
 
 pub use engine::HostOptions;
 mod meter;
