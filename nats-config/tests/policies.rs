@@ -78,33 +78,44 @@ async fn a_policy_is_pushed_bound_changed_rolled_back_and_unbound() {
     assert_eq!(numbers, [2, 1]);
 
     let bound = policies
-        .bind(wish("words", &first.version, b"{}"), true)
+        .bind(wish("words", &first.version, b"{}"), None)
         .await;
     let bound = bound.unwrap();
     let key = PolicyKey::read("tenant.acme.words");
     assert_eq!((&bound.key, &bound.before), (&key, &None));
     let refused = policies
-        .bind(wish("words", &second.version, b"{}"), true)
+        .bind(wish("words", &second.version, b"{}"), None)
         .await;
     assert!(matches!(refused, Err(PolicyError::BindingExists { .. })));
+    let at = Some(bound.revision);
     let changed = policies
-        .bind(wish("words", &second.version, b"{}"), false)
+        .bind(wish("words", &second.version, b"{}"), at)
         .await;
     let changed = changed.unwrap();
+    let late = policies
+        .bind(wish("words", &first.version, b"late"), at)
+        .await;
+    assert!(matches!(
+        late,
+        Err(PolicyError::Control(ControlError::Conflict { .. }))
+    ));
     assert!(changed.revision > bound.revision);
     let taken_back = policies.take_back(&changed).await.unwrap();
     assert_eq!(taken_back.after, bound.after);
     let changed = policies
-        .bind(wish("words", &second.version, b"{}"), false)
+        .bind(
+            wish("words", &second.version, b"{}"),
+            Some(taken_back.revision),
+        )
         .await;
     assert_eq!(changed.unwrap().after.unwrap().version, 2);
-    let back = policies.rollback(&key, "me").await.unwrap();
+    let back = policies.rollback(&key, "me", None).await.unwrap();
     assert_eq!(back.after.unwrap().version, 1);
     assert!(matches!(
-        policies.rollback(&key, "me").await,
+        policies.rollback(&key, "me", None).await,
         Err(PolicyError::Record(_))
     ));
-    let gone = policies.unbind(&key).await.unwrap();
+    let gone = policies.unbind(&key, None).await.unwrap();
     assert!(gone.revision > back.revision && gone.after.is_none());
     assert!(matches!(
         policies.binding(&key).await,
@@ -116,7 +127,7 @@ async fn a_policy_is_pushed_bound_changed_rolled_back_and_unbound() {
 
     let large = vec![b'x'; INLINE_CONFIG_BYTES + 1];
     let bound = policies
-        .bind(wish("large", &first.version, &large), true)
+        .bind(wish("large", &first.version, &large), None)
         .await;
     let bound = bound.unwrap().after.unwrap();
     assert!(bound.config.is_empty());
@@ -156,13 +167,13 @@ async fn of_two_admins_one_is_told_and_nothing_is_lost() {
     let version = &policy.versions[0];
     let bound = one
         .policies()
-        .bind(wish("words", version, b"1"), true)
+        .bind(wish("words", version, b"1"), None)
         .await;
     let bound = bound.unwrap();
     let (entry, revision) = one.control().get_policy(&bound.key).await.unwrap().unwrap();
     let newer = two
         .policies()
-        .bind(wish("words", version, b"2"), false)
+        .bind(wish("words", version, b"2"), Some(revision))
         .await;
     let newer = newer.unwrap();
     assert!(matches!(
@@ -196,7 +207,7 @@ async fn what_cannot_be_read_is_told_as_such_and_never_as_none() {
     };
     let bound = admin
         .policies()
-        .bind(wish("words", &version, b""), true)
+        .bind(wish("words", &version, b""), None)
         .await;
     let bound = bound.unwrap();
     assert!(matches!(
@@ -233,7 +244,7 @@ async fn what_cannot_be_read_is_told_as_such_and_never_as_none() {
     // An admin can still take them away.
     for key in ["tenant.acme.words", "room.acme.words"] {
         let key = PolicyKey::read(key);
-        let gone = admin.policies().unbind(&key).await.unwrap();
+        let gone = admin.policies().unbind(&key, None).await.unwrap();
         match event(&mut watch).await {
             PolicyRecordEvent::Deleted(told, at) => assert_eq!((told, at), (key, gone.revision)),
             other => panic!("{other:?}"),
@@ -309,12 +320,12 @@ async fn a_watch_is_complete_again_after_a_restart() {
     let pushed = admin.policies().push_version(&blocklist, b"one", "me", "");
     let version = pushed.await.unwrap().version;
     for binding in ["a", "b"] {
-        let bound = admin.policies().bind(wish(binding, &version, b""), true);
+        let bound = admin.policies().bind(wish(binding, &version, b""), None);
         bound.await.unwrap();
     }
     admin
         .policies()
-        .unbind(&PolicyKey::read("tenant.acme.a"))
+        .unbind(&PolicyKey::read("tenant.acme.a"), None)
         .await
         .unwrap();
     let shield = spine.role(Role::Shield, "shield-1").await;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::now_ms;
 use crate::control::{ControlError, ControlStore, PolicyKey, PolicyRecords};
+use crate::subjects;
 
 pub use records::{BindPolicy, MAX_HISTORY, MAX_VERSIONS, RecordError};
 pub use wait::{Expected, ShieldOutcome, ShieldReport, ShieldReports, ShieldState, WaitFor};
@@ -117,10 +118,8 @@ impl<'a> Policies<'a> {
             note: note.to_owned(),
         };
         let stored = self.control.get_policy(&key).await?;
-        let (before, revision) = match stored {
-            Some((entry, revision)) => (policy_of(entry), Some(revision)),
-            None => (None, None),
-        };
+        let revision = stored.as_ref().map(|(_, revision)| *revision);
+        let before = stored.and_then(|(entry, _)| policy_of(entry));
         let (after, version, existed) =
             records::add_version(before.unwrap_or_default(), policy, pushed);
         if existed && let Some(revision) = revision {
@@ -165,46 +164,62 @@ impl<'a> Policies<'a> {
         Ok(self.control.list_policies().await?)
     }
 
-    /// Writes a binding as wished, new or in place of the one there is; with
-    /// `new_only` one that exists is left alone.
-    pub async fn bind(self, wish: BindPolicy, new_only: bool) -> Result<PolicyChange, PolicyError> {
+    /// Writes a binding as wished: a new one with `at` absent, else in place of
+    /// the one at that revision, which is the one the wish was made from.
+    pub async fn bind(
+        self,
+        wish: BindPolicy,
+        at: Option<u64>,
+    ) -> Result<PolicyChange, PolicyError> {
         let key = wish.key();
-        let found = self.find(&key).await?;
-        if new_only && found.is_some() {
-            return Err(PolicyError::BindingExists { key });
-        }
+        let before = match (self.find(&key).await?, at) {
+            (None, None) => None,
+            (Some(_), None) => return Err(PolicyError::BindingExists { key }),
+            (found, Some(at)) => Some(at_revision(&key, found, at)?),
+        };
         let config_digest = if wish.config.len() > INLINE_CONFIG_BYTES {
             self.control.put_object(&wish.config).await?.to_vec().into()
         } else {
             Bytes::new()
         };
-        let (before, revision) = split(found);
         let after = records::bind(before.as_ref(), wish, config_digest, now_ms())?;
-        self.change(key, before, Some(after), revision).await
+        self.change(key, before, Some(after), at).await
     }
 
-    /// Deletes a binding. One that cannot be read is deleted too: `before` is
-    /// `None` then, and it cannot be taken back.
-    pub async fn unbind(self, key: &PolicyKey) -> Result<PolicyChange, PolicyError> {
+    /// Deletes a binding; with `at`, only at that revision. One that cannot be
+    /// read is deleted too: `before` is `None` then, and it cannot be taken back.
+    pub async fn unbind(
+        self,
+        key: &PolicyKey,
+        at: Option<u64>,
+    ) -> Result<PolicyChange, PolicyError> {
         let (before, revision) = match self.find(key).await {
-            Ok(found) => split(found),
+            Ok(Some((before, revision))) => (Some(before), revision),
+            Ok(None) => return Err(PolicyError::NoBinding { key: key.clone() }),
             Err(PolicyError::Control(ControlError::Read { .. })) => {
                 let records = self.control.list_policies().await?;
-                let unreadable = records.unreadable.into_iter().find(|(id, _)| id == key);
-                (None, unreadable.map(|(_, revision)| revision))
+                let mut unreadable = records.unreadable.into_iter();
+                match unreadable.find(|(id, _)| id == key) {
+                    Some((_, revision)) => (None, revision),
+                    None => return Err(PolicyError::NoBinding { key: key.clone() }),
+                }
             }
             Err(error) => return Err(error),
         };
-        let Some(revision) = revision else {
-            return Err(PolicyError::NoBinding { key: key.clone() });
-        };
+        let revision = at.unwrap_or(revision);
         self.change(key.clone(), before, None, Some(revision)).await
     }
 
-    /// Puts back what was in force before the last change of a binding. Again:
-    /// what was before that.
-    pub async fn rollback(self, key: &PolicyKey, by: &str) -> Result<PolicyChange, PolicyError> {
+    /// Puts back what was in force before the last change of a binding; with
+    /// `at`, only at that revision. Again: what was before that.
+    pub async fn rollback(
+        self,
+        key: &PolicyKey,
+        by: &str,
+        at: Option<u64>,
+    ) -> Result<PolicyChange, PolicyError> {
         let (before, revision) = self.binding(key).await?;
+        let revision = at.unwrap_or(revision);
         let after = records::rollback(&before, by, now_ms())?;
         self.change(key.clone(), Some(before), Some(after), Some(revision))
             .await
@@ -275,9 +290,16 @@ fn policy_of(entry: v1::PolicyEntry) -> Option<v1::Policy> {
     }
 }
 
-fn split<T>(found: Option<(T, u64)>) -> (Option<T>, Option<u64>) {
+fn at_revision(
+    key: &PolicyKey,
+    found: Option<(v1::PolicyBinding, u64)>,
+    at: u64,
+) -> Result<v1::PolicyBinding, ControlError> {
     match found {
-        Some((found, revision)) => (Some(found), Some(revision)),
-        None => (None, None),
+        Some((binding, revision)) if revision == at => Ok(binding),
+        _ => Err(ControlError::Conflict {
+            bucket: subjects::BUCKET_POLICIES,
+            key: key.to_string(),
+        }),
     }
 }
