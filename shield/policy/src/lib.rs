@@ -13,29 +13,40 @@
 //! Nothing here knows NATS or WebSocket.
 
 mod audit;
+mod binding;
 pub mod check;
 mod decision;
 mod engine;
 mod fault;
 mod host;
 mod instance;
+mod judge;
+mod lane;
 mod limits;
 mod message;
+mod meter;
+mod nursery;
+mod policies;
+mod quarantine;
+mod reaper;
+mod rooms;
+mod sender;
+mod slots;
 mod state;
+mod stats;
 mod sys;
+mod table;
 mod ticker;
 mod wire;
 pub mod wrap;
 
 pub use engine::HostOptions;
-mod meter;
-mod quarantine;
-mod sender;
 
 pub use audit::{
     AuditBatch, AuditEvent, AuditReceiver, MAX_AUDIT_REASON_BYTES, MAX_EVENTS_PER_SECOND,
     MAX_EVENTS_WAITING,
 };
+pub use binding::{Binding, Isolation};
 pub use decision::{Block, Caps, Decision, Shown, Subject};
 pub use fault::{Fault, FaultClass};
 pub use host::{Host, HostError, Module};
@@ -44,6 +55,8 @@ pub use limits::{
     Limits, MAX_CONFIG_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES, MAX_REASON_BYTES, ShapeLimits,
 };
 pub use message::{Digest, Draft, Message, Rewrite, Verdict};
+pub use policies::{Policies, PoliciesOptions};
 pub use sender::Sender;
 pub use state::LogLine;
+pub use stats::{BindingStats, Counts, SLOW};
 pub use wire::LogLevel;
