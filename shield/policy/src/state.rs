@@ -46,6 +46,7 @@ pub(crate) struct Deadline {
     cpu_budget: Duration,
     wall_cap: Duration,
     overdue: Option<Overdue>,
+    ticked: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -88,6 +89,7 @@ impl Deadline {
             cpu_budget,
             wall_cap,
             overdue: None,
+            ticked: false,
         }
     }
 
@@ -102,7 +104,9 @@ impl Deadline {
         }
     }
 
-    /// Called by each tick of a call that is overdue.
+    /// Called by each tick of a call that is overdue. The first only looks: it
+    /// may be the thread that got no CPU for long, and a good policy is done
+    /// before the second.
     pub(crate) fn tick(&mut self) -> UpdateDeadline {
         let cpu = sys::thread_cpu();
         let wall = self.started.elapsed();
@@ -110,7 +114,9 @@ impl Deadline {
             cpu,
             before: wall.min(TICK * OVERDUE_TICKS as u32),
         });
-        if cpu.saturating_sub(overdue.cpu) >= self.cpu_budget || wall >= self.wall_cap {
+        let first = !std::mem::replace(&mut self.ticked, true);
+        let spent = cpu.saturating_sub(overdue.cpu) >= self.cpu_budget || wall >= self.wall_cap;
+        if spent && !first {
             UpdateDeadline::Interrupt
         } else {
             UpdateDeadline::Continue(1)
@@ -177,4 +183,48 @@ pub(crate) fn log(
     };
     cx.data_mut().log.push(LogLine { level, text });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn interrupts(deadline: &mut Deadline) -> bool {
+        matches!(deadline.tick(), UpdateDeadline::Interrupt)
+    }
+
+    #[test]
+    fn the_first_tick_ends_nothing() {
+        for mut spent in [
+            Deadline::new(Duration::ZERO, LONG),
+            Deadline::new(LONG, Duration::ZERO),
+            Deadline::exact(Duration::ZERO, LONG),
+            Deadline::exact(LONG, Duration::ZERO),
+        ] {
+            assert!(!interrupts(&mut spent));
+            assert!(interrupts(&mut spent));
+        }
+    }
+
+    #[test]
+    fn what_is_within_both_limits_goes_on() {
+        let mut deadline = Deadline::new(LONG, LONG);
+        for _ in 0..1000 {
+            assert!(!interrupts(&mut deadline));
+        }
+    }
+
+    #[test]
+    fn time_before_the_first_tick_is_charged_for_two_ticks_at_most() {
+        let mut late = Deadline::new(LONG, LONG);
+        late.started = Instant::now()
+            .checked_sub(Duration::from_secs(20))
+            .expect("up for longer");
+        assert!(late.cost() >= Duration::from_secs(20));
+        late.tick();
+        assert_eq!(late.overdue.map(|overdue| overdue.before), Some(TICK * 2));
+        assert!(late.cost() < Duration::from_secs(20));
+    }
 }
