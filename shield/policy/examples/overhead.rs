@@ -9,13 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arqon_policy::{Draft, Host, HostOptions, Instance, Limits, Message, Module, Verdict};
+use arqon_policy::{Draft, Host, HostOptions, Instance, Limits, Message, Module, Verdict, wrap};
 use hdrhistogram::Histogram;
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
 
 const TEMPLATE: &str = include_str!("../tests/fixtures/policy.wat");
-const WIT: &str = include_str!("../wit/policy.wit");
 const SCAN: &str = "
     (block $done
       (loop $again
@@ -59,12 +56,7 @@ fn component() -> Result<Vec<u8>, Box<dyn Error>> {
     for place in ["@REALLOC@", "@EXTRA@", "@CONFIGURE@", "@AFTER@"] {
         text = text.replace(place, "");
     }
-    let mut core = wat::parse_str(&text)?;
-    let mut resolve = Resolve::default();
-    let package = resolve.push_str("policy.wit", WIT)?;
-    let world = resolve.select_world(&[package], None)?;
-    embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8)?;
-    Ok(ComponentEncoder::default().module(&core)?.encode()?)
+    Ok(wrap::componentize(&wat::parse_str(&text)?)?)
 }
 
 fn judge(instance: &mut Instance, draft: &Draft) -> Verdict {

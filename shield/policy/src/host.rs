@@ -15,7 +15,8 @@ use wasmtime::{
 };
 
 use crate::{
-    Digest, Fault, Limits,
+    Digest, Fault, Limits, ShapeLimits,
+    check::check,
     engine::{HostOptions, engine},
     instance::Instance,
     state::{self, State},
@@ -32,6 +33,9 @@ pub enum HostError {
     /// The engine cannot be set up on this machine.
     #[error("the Wasm engine cannot start: {0}")]
     Engine(String),
+    /// The check found that the component is no policy.
+    #[error("the component is refused: {0}")]
+    Refused(String),
     /// The component does not compile.
     #[error("the component does not compile: {0}")]
     Compile(String),
@@ -122,9 +126,14 @@ impl Host {
         self.module(digest, &component)
     }
 
-    /// A module of a component, compiled in this process: for tests and tools.
+    /// A module of a component, checked and compiled in this process: for tests
+    /// and tools.
     #[allow(unsafe_code)]
     pub fn load_component(&self, component: &[u8]) -> Result<Module, HostError> {
+        check(component, &ShapeLimits::default()).map_err(|findings| {
+            let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
+            HostError::Refused(findings.join("; "))
+        })?;
         let compiled = self.precompile(component)?;
         // SAFETY: this line's predecessor made it.
         unsafe { self.load(Digest::of(component), &compiled) }
