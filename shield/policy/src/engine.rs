@@ -73,6 +73,7 @@ pub(crate) fn engine(options: &HostOptions) -> Result<Engine, HostError> {
         .max_memories_per_component(1)
         .total_tables(options.slots.saturating_mul(TABLES))
         .max_tables_per_component(TABLES)
+        .max_tables_per_module(TABLES - 1)
         .table_elements(ShapeLimits::default().table_entries)
         .max_memory_size(options.max_memory_bytes)
         .max_core_instance_size(1 << 20)

@@ -14,7 +14,9 @@ const REFUSED: [(WasmFeatures, &str); 10] = [
     (WasmFeatures::EXCEPTIONS, "exceptions"),
     (WasmFeatures::LEGACY_EXCEPTIONS, "exceptions"),
     (
-        WasmFeatures::GC.union(WasmFeatures::FUNCTION_REFERENCES),
+        WasmFeatures::GC
+            .union(WasmFeatures::FUNCTION_REFERENCES)
+            .union(WasmFeatures::GC_TYPES),
         "gc",
     ),
     (
@@ -35,10 +37,11 @@ const REFUSED: [(WasmFeatures, &str); 10] = [
 ];
 
 /// What WebAssembly a policy may use: version 2 with tail calls and extended
-/// constants, in components of synchronous functions.
+/// constants, in components of synchronous functions. No `externref`: the
+/// engine has no garbage collector.
 #[must_use]
 pub fn features() -> WasmFeatures {
-    WasmFeatures::WASM2
+    WasmFeatures::WASM2.difference(WasmFeatures::GC_TYPES)
         | WasmFeatures::TAIL_CALL
         | WasmFeatures::EXTENDED_CONST
         | WasmFeatures::COMPONENT_MODEL

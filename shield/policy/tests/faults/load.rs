@@ -52,6 +52,7 @@ fn the_engine_refuses_what_the_check_would() {
         (module("(memory 1 1 shared)"), "threads"),
         (module("(memory 1) (memory 1)"), "multiple memories"),
         (module("(tag)"), "exceptions"),
+        (module("(table 1 externref)"), "gc types"),
         (module("(table 20000 funcref)"), "20000"),
         (module("(memory 300)"), "19660800"),
         (twice.into(), "2 Wasm linear memories"),
@@ -79,7 +80,7 @@ fn the_engine_has_what_the_check_lets_through() {
         (func $simd (result v128) (i32x4.splat (i32.const 1)))
         (func $two (param i32) (result i32 i32) (local.get 0) (i32.extend8_s (local.get 0)))
         (func $saturate (param f32) (result i32) (i32.trunc_sat_f32_s (local.get 0)))
-        (table $other 1 externref)
+        (table $other 1 funcref)
         (global $sum i32 (i32.add (i32.const 1) (i32.const 2)))"#;
     let component = Guest::default().with("EXTRA", extra).component();
     in_both(2, |host| {
