@@ -14,7 +14,9 @@
 
 mod audit;
 mod binding;
+mod cache;
 pub mod check;
+pub mod compile;
 mod decision;
 mod engine;
 mod fault;
@@ -47,6 +49,7 @@ pub use audit::{
     MAX_EVENTS_WAITING,
 };
 pub use binding::{Binding, Isolation};
+pub use cache::CacheError;
 pub use decision::{Block, Caps, Decision, Shown, Subject};
 pub use fault::{Fault, FaultClass};
 pub use host::{Host, HostError, Module};
