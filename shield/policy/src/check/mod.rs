@@ -142,6 +142,8 @@ fn recognise(bytes: &[u8], limits: &ShapeLimits) -> Result<(), Finding> {
 
 /// More than this at the start costs each new instance tens of microseconds.
 const LARGE_MEMORY: u64 = 256 << 10;
+/// Fewer bytes of names are what the tools themselves add.
+const MANY_NAMES: usize = 1 << 10;
 
 fn lints(shape: &Shape) -> Vec<Finding> {
     let mut lints = Vec::new();
@@ -176,7 +178,7 @@ fn lints(shape: &Shape) -> Vec<Finding> {
             "build it as a library (no entry point); what must be prepared belongs into configure",
         ));
     }
-    if shape.debug_bytes > 0 {
+    if shape.debug_bytes > MANY_NAMES {
         lints.push(Finding::new(
             "debug_names",
             format!(

@@ -25,6 +25,8 @@ const MAX_CORE_MODULES: usize = 8;
 const MAX_CORE_INSTANCES: usize = engine::CORE_INSTANCES as usize;
 /// Tables of all core modules, that of each instance in the pool.
 const MAX_TABLES: usize = engine::TABLES as usize;
+/// Tables of one core module: the encoder's own module has the other.
+const MAX_MODULE_TABLES: usize = MAX_TABLES - 1;
 /// Globals in all: each is part of every instance.
 const MAX_GLOBALS: usize = 1_000;
 /// Types, data segments and the like of all core modules.
@@ -96,6 +98,7 @@ struct Walk<'l> {
 
 #[derive(Default)]
 struct Module {
+    tables: usize,
     memory_bytes: Option<u64>,
     stack_pointer: Option<u64>,
     saw_global: bool,
@@ -393,6 +396,14 @@ impl Walk<'_> {
 
     fn table(&mut self, ty: &TableType) {
         self.tables += 1;
+        self.module.tables += 1;
+        if self.module.tables > MAX_MODULE_TABLES {
+            self.find(
+                "too_many_tables",
+                format!("a core module has more than {MAX_MODULE_TABLES} tables"),
+                COMPILER_HINT,
+            );
+        }
         self.table_entries = self.table_entries.saturating_add(ty.initial);
         if ty.table64 {
             self.refused("memory64", "a table has 64-bit indices");
