@@ -57,6 +57,8 @@ pub(crate) struct Lane {
 struct State {
     /// The one used last is at the end.
     idle: Vec<Held>,
+    /// Those in use, or handed to one who is about to use them.
+    leased: usize,
     /// Messages that wait for an instance: one for each session at most, since
     /// a session sends one message after the other.
     waiters: VecDeque<oneshot::Sender<Result<Lease, Fault>>>,
@@ -149,6 +151,7 @@ impl Lane {
             epoch,
             state: Mutex::new(State {
                 idle: Vec::new(),
+                leased: 0,
                 waiters: VecDeque::new(),
                 queued: false,
                 owed: false,
@@ -178,11 +181,14 @@ impl Lane {
         }
         if let Some(held) = state.idle.pop() {
             self.tell_oldest(&state);
-            return Taken::Ready(self.lease(held, nursery));
+            return Taken::Ready(self.lease(&mut state, held, nursery));
         }
         let (sender, receiver) = oneshot::channel();
         state.waiters.push_back(sender);
-        self.ask(&mut state, nursery);
+        // Else one of those in use comes back, and serves it.
+        if state.leased < nursery.parallel() {
+            self.ask(&mut state, nursery);
+        }
         Taken::Wait(receiver)
     }
 
@@ -255,7 +261,13 @@ impl Lane {
 
     fn give_back(self: &Arc<Self>, held: Held, nursery: &Arc<Nursery>, now: Instant) {
         let mut state = self.lock();
-        let excess = self.pass_on(&mut state, held, now, nursery);
+        state.leased -= 1;
+        let excess = if std::thread::panicking() {
+            // Nobody knows what state it is in.
+            self.replace(&mut state, held, nursery)
+        } else {
+            self.pass_on(&mut state, held, now, nursery)
+        };
         drop(state);
         drop(excess);
         nursery.slots().idle();
@@ -269,6 +281,7 @@ impl Lane {
         nursery: &Arc<Nursery>,
     ) {
         let mut state = self.lock();
+        state.leased -= 1;
         let change = state.record(outcome, now);
         let excess = match outcome {
             Outcome::Success => {
@@ -312,15 +325,18 @@ impl Lane {
         }
         while let Some(waiter) = state.waiters.pop_front() {
             held.turns += 1;
-            match waiter.send(Ok(self.lease(held, nursery))) {
+            match waiter.send(Ok(self.lease(state, held, nursery))) {
                 Ok(()) => {
-                    if !state.waiters.is_empty() && self.seat.alive() < nursery.parallel() {
+                    if !state.waiters.is_empty() && state.leased < nursery.parallel() {
                         self.ask(state, nursery);
                     }
                     return None;
                 }
                 // Who waited is gone.
-                Err(Ok(mut lease)) => held = lease.held.take()?,
+                Err(Ok(mut lease)) => {
+                    state.leased -= 1;
+                    held = lease.held.take()?;
+                }
                 Err(Err(_)) => return None,
             }
         }
@@ -354,7 +370,8 @@ impl Lane {
         }
     }
 
-    fn lease(self: &Arc<Self>, held: Held, nursery: &Arc<Nursery>) -> Lease {
+    fn lease(self: &Arc<Self>, state: &mut State, held: Held, nursery: &Arc<Nursery>) -> Lease {
+        state.leased += 1;
         Lease {
             held: Some(held),
             lane: Arc::clone(self),
@@ -434,14 +451,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(held) = self.held.take() else {
-            return;
-        };
-        if std::thread::panicking() {
-            // Nobody knows what state it is in.
-            drop(held);
-            return;
+        if let Some(held) = self.held.take() {
+            self.lane.give_back(held, &self.nursery, Instant::now());
         }
-        self.lane.give_back(held, &self.nursery, Instant::now());
     }
 }

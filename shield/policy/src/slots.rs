@@ -189,10 +189,6 @@ impl Seat {
     pub(crate) fn set_oldest(&self, used: Option<u64>) {
         self.oldest.store(used.unwrap_or(NONE_IDLE), SeqCst);
     }
-
-    pub(crate) fn alive(&self) -> usize {
-        self.alive.load(SeqCst)
-    }
 }
 
 impl State {
