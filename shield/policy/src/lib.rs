@@ -33,6 +33,7 @@ mod quarantine;
 mod reaper;
 mod rooms;
 mod sender;
+pub mod shipped;
 mod slots;
 mod state;
 mod stats;
