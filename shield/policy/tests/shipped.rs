@@ -177,7 +177,7 @@ fn size_and_shape_judges_size_type_and_json() {
         (
             "[1,]",
             &json,
-            block("the payload is no JSON: trailing comma at line 1 column 4"),
+            block("the payload is no JSON: expected value at line 1 column 4"),
         ),
     ] {
         assert_eq!(
