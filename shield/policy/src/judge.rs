@@ -1,6 +1,9 @@
 //! One message through its chain. Here, and only here, a failure becomes a block.
 
-use std::time::Instant;
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
 
 use arqon_proto::{
     codes::ErrorCode,
@@ -12,11 +15,10 @@ use crate::{
     AuditEvent, Binding, Block, Caps, Decision, Digest, Draft, Fault, FaultClass, Instance,
     Isolation, Message, Policies, Ran, Rewrite, Sender, Shown, Subject, Verdict,
     audit::{AuditKey, MAX_AUDIT_REASON_BYTES, cut},
-    lane::{Core, Lane, Outcome, Taken},
+    lane::{Core, Lane, Outcome, Taken, quarantined},
     policies::Inner,
     sys,
 };
-use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// What one message brings to each binding.
 struct Case<'a> {
@@ -286,10 +288,6 @@ fn apply(rewrite: Rewrite, draft: &mut Draft) {
     if let Some(headers) = rewrite.headers {
         draft.headers = headers;
     }
-}
-
-fn quarantined() -> Fault {
-    Fault::new(FaultClass::Quarantined, "it failed for several senders")
 }
 
 fn no_slot() -> Fault {

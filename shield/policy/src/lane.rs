@@ -225,6 +225,10 @@ impl Lane {
     pub(crate) fn failed(&self, fault: &Fault, now: Instant) {
         let mut state = self.lock();
         state.queued = false;
+        if state.leased > 0 || !state.idle.is_empty() {
+            // It was a further one. Those that are there serve who waits.
+            return;
+        }
         let waiters = std::mem::take(&mut state.waiters);
         let change = match fault.class {
             FaultClass::NoSlot => Change::None,
@@ -232,10 +236,7 @@ impl Lane {
         };
         drop(state);
         self.tell(change);
-        for waiter in waiters {
-            // Who is gone needs no answer.
-            let _ = waiter.send(Err(fault.clone()));
-        }
+        refuse(waiters, fault);
     }
 
     /// Whether the tenant pays for the next instance. Asking settles it.
@@ -283,6 +284,11 @@ impl Lane {
         let mut state = self.lock();
         state.leased -= 1;
         let change = state.record(outcome, now);
+        // It rests from now on, for those who wait as well.
+        let refused = match change {
+            Change::Entered => std::mem::take(&mut state.waiters),
+            Change::None | Change::Lifted => VecDeque::new(),
+        };
         let excess = match outcome {
             Outcome::Success => {
                 held.used = self.at(now);
@@ -307,6 +313,7 @@ impl Lane {
         };
         drop(state);
         self.tell(change);
+        refuse(refused, &quarantined());
         drop(excess);
         nursery.slots().idle();
     }
@@ -408,6 +415,18 @@ impl Lane {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why nothing runs in quarantine.
+pub(crate) fn quarantined() -> Fault {
+    Fault::new(FaultClass::Quarantined, "it failed for several senders")
+}
+
+fn refuse(waiters: VecDeque<oneshot::Sender<Result<Lease, Fault>>>, fault: &Fault) {
+    for waiter in waiters {
+        // Who is gone needs no answer.
+        let _ = waiter.send(Err(fault.clone()));
     }
 }
 

@@ -96,8 +96,10 @@ impl Active {
     /// Drops what idles, and keeps nothing from now on.
     pub(crate) fn close(&self) {
         self.core.closed.store(true, SeqCst);
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let lanes = std::mem::take(&mut *lanes);
+        let lanes = {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *lanes)
+        };
         for lane in lanes.values() {
             drop(lane.clear());
         }

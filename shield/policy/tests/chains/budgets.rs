@@ -1,6 +1,6 @@
 //! Who suffers when a policy fails or costs: the one who makes it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arqon_policy::{Decision, FaultClass, PoliciesOptions};
 use arqon_proto::codes::ErrorCode;
@@ -123,6 +123,26 @@ async fn what_fails_for_several_rests_and_is_tried_again() {
 }
 
 #[tokio::test]
+async fn who_waits_when_it_goes_to_rest_is_not_run() {
+    let rig = Arc::new(Rig::new());
+    rig.set([rig.binding("platform.a", "P")]);
+    let sending: Vec<_> = (0..200)
+        .map(|number| {
+            let rig = Arc::clone(&rig);
+            let who = Who::new("acme", &format!("u{}", number % 50));
+            tokio::spawn(async move { class(rig.send(&who, "T").await) })
+        })
+        .collect();
+    let mut classes = BTreeMap::<_, usize>::new();
+    for one in sending {
+        *classes.entry(one.await.expect("no panic")).or_default() += 1;
+    }
+    assert!(classes["trap"] >= 10, "{classes:?}");
+    assert!(classes["trap"] <= 30, "{classes:?}");
+    assert_eq!(classes["trap"] + classes["quarantined"], 200);
+}
+
+#[tokio::test]
 async fn what_refuses_its_configuration_blocks_until_another_comes() {
     for config in ["F no such word", "Z"] {
         let rig = Rig::new();
@@ -187,7 +207,7 @@ async fn a_flood_of_blocks_is_few_events() {
         assert_eq!(class(rig.send(&one, "malware").await), "verdict");
     }
     let (mut told, mut lost) = (0, 0);
-    let mut of_second = std::collections::BTreeMap::<u64, usize>::new();
+    let mut of_second = BTreeMap::<u64, usize>::new();
     let mut first = None;
     while told + lost < 4_000 {
         let batch = rig.audits.next().await;

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arqon_policy::{Binding, Decision};
@@ -131,7 +131,7 @@ async fn old_bindings_are_let_go_of() {
     until(|| Arc::strong_count(&last) == 1).await;
 }
 
-/// A thousand bindings: the room is looked up, the chain is not gone through.
+/// A thousand bindings of one tenant, each for a room of its own.
 #[tokio::test]
 async fn a_thousand_bindings() {
     let rig = Rig::new();
@@ -154,12 +154,10 @@ async fn a_thousand_bindings() {
     }
     assert_eq!(rig.send_to(&ann, "room-1000", "x").await.0, Decision::Pass);
     assert_eq!(rig.policies.stats().len(), 1001);
-    let begun = Instant::now();
     for _ in 0..500 {
         assert_eq!(
             at_once(rig.send_to(&ann, "room-1000", "x")).map(|told| told.0),
             Some(Decision::Pass)
         );
     }
-    println!("500 messages past 1,000 bindings: {:?}", begun.elapsed());
 }
