@@ -104,6 +104,10 @@ fn limit(cpu: u64) -> Result<(), String> {
         };
         setrlimit(resource, limit).map_err(failed)
     };
+    // The thread that started it waits for it, so its end is that of its process.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(failed)?;
     setpriority_process(None, 19).map_err(failed)?;
     // The first ends it with a signal that tells the reason.
     set(Resource::Cpu, cpu, cpu.saturating_add(1))?;
