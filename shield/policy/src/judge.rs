@@ -33,7 +33,9 @@ impl Policies {
     /// Sends a message through its chain. Changes stand in `draft` afterwards;
     /// of a message that may not pass, nobody should look at it.
     ///
-    /// Ready at once, unless an instance has to be made.
+    /// Ready at once, unless an instance has to be made. Once begun, it is to
+    /// be polled when it wakes, or dropped: it may have been handed an
+    /// instance that others of its tenant wait for.
     pub async fn judge(
         &self,
         subject: Subject<'_>,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use arqon_policy::{Decision, FaultClass, PoliciesOptions};
 use arqon_proto::codes::ErrorCode;
 
-use crate::rig::{Rig, Who, blocked, class, until};
+use crate::rig::{Rig, Who, blocked, class, shadow, until};
 
 fn is_limited(decision: &Decision) -> bool {
     matches!(decision, Decision::Limited { retry_after } if !retry_after.is_zero())
@@ -192,6 +192,29 @@ async fn a_tenant_pays_for_itself() {
     while is_limited(&rig.send(&ann, "A").await) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn a_shadow_spends_a_budget_of_its_own() {
+    let options = PoliciesOptions {
+        tenant_cpu: 0.05,
+        ..PoliciesOptions::default()
+    };
+    let rig = Rig::with(32, &options);
+    rig.set([
+        shadow(rig.binding("platform.a", "L")),
+        rig.binding("platform.b", "A"),
+    ]);
+    let ann = Who::new("acme", "ann");
+    for _ in 0..300 {
+        assert_eq!(rig.send(&ann, "x").await, Decision::Pass);
+    }
+    let watched = rig.stats("platform.a").counts.faults;
+    assert!(
+        (10..300).contains(&watched),
+        "{watched}: then it is skipped"
+    );
+    assert_eq!(rig.stats("platform.b").counts.allowed, 300);
 }
 
 #[tokio::test]
