@@ -59,6 +59,36 @@ fn a_policy_has_a_shape() {
     assert_eq!(lints, [] as [&str; 0]);
 }
 
+/// What real compilers write (Rust, C, Zig), as it is in the repository.
+#[test]
+fn the_components_of_the_repository_fit_and_leave_room() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("built");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).expect("the folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "wasm") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).expect("the file");
+        let shape = checked(&bytes).unwrap_or_else(|found| panic!("{}: {found:?}", path.display()));
+        let lints: Vec<_> = shape.lints.iter().map(|lint| lint.code).collect();
+        let expected: &[_] = if shape.can_grow_memory {
+            &["grows_memory"]
+        } else {
+            &[]
+        };
+        assert_eq!(lints, expected, "{}: {shape:?}", path.display());
+        let limits = ShapeLimits::default();
+        assert!(shape.functions * 2 < limits.functions, "{shape:?}");
+        assert!(
+            shape.largest_function_bytes * 2 < limits.function_bytes,
+            "{shape:?}"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 5, "{seen} components");
+}
+
 // --- what is no component ---
 
 #[test]
