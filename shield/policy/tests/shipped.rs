@@ -14,10 +14,11 @@ const C: &[u8] = include_bytes!("../built/example-c.wasm");
 const ZIG: &[u8] = include_bytes!("../built/example-zig.wasm");
 const SUMS: &str = include_str!("../built/SHA256SUMS");
 
-/// The default ones, but for the wall clock: this machine may be busy.
+/// The default ones, but for the clocks of what is long: this machine may be busy.
 fn limits() -> Limits {
     Limits {
         wall: Duration::from_secs(10),
+        configure: Duration::from_secs(10),
         ..Limits::default()
     }
 }
@@ -136,16 +137,27 @@ fn the_blocklist_blocks_its_words() {
     }
 }
 
+/// Lists of the largest size that is accepted, of words that share little.
 #[test]
 fn a_full_blocklist_fits_into_the_default_limits() {
     let loaded = Loaded::new("blocklist");
-    let words: Vec<String> = (0..5_000).map(|n| format!("\"w{n:06}\"")).collect();
-    let mut list = loaded.start(&format!("{{\"words\":[{}]}}", words.join(",")));
-    assert_eq!(
-        judge(&mut list, b"x W004999 y", &[]),
-        block("a word of the blocklist")
-    );
-    assert_eq!(judge(&mut list, b"x w005000 y", &[]), Verdict::Allow);
+    let mixed = |n: u32| n.wrapping_mul(2_654_435_761);
+    let hexadecimal = |n: u32| format!("{:08x}", mixed(n));
+    let letters = |n: u32| {
+        let letter = |i: u32| char::from_u32(0x4e00 + (mixed(n) >> (i * 11)) % 5_000).unwrap();
+        (0..2).map(letter).chain(['a', 'b']).collect()
+    };
+    let long = |n: u32| (0..32).map(|i| hexadecimal(n * 32 + i)).collect::<String>();
+    let lists: [(u32, &dyn Fn(u32) -> String); 3] =
+        [(5_000, &hexadecimal), (5_000, &letters), (156, &long)];
+    for (count, word) in lists {
+        let words: Vec<String> = (0..count).map(|n| format!("\"{}\"", word(n))).collect();
+        let mut list = loaded.start(&format!("{{\"words\":[{}]}}", words.join(",")));
+        let last = format!("x {} y", word(count - 1).to_uppercase());
+        let blocked = block("a word of the blocklist");
+        assert_eq!(judge(&mut list, last.as_bytes(), &[]), blocked);
+        assert_eq!(judge(&mut list, b"x w005000 y", &[]), Verdict::Allow);
+    }
 }
 
 #[test]

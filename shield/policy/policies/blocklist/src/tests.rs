@@ -158,8 +158,10 @@ fn bad_configurations_are_refused_in_words() {
     assert!(refusal(&format!(r#"{{"words":["a"],"reason":"{reason}"}}"#)).contains("reason"));
     let words = vec![r#""a""#; config::MAX_WORDS + 1].join(",");
     assert!(refusal(&format!(r#"{{"words":[{words}]}}"#)).contains("words: 5001"));
-    let word = "x".repeat(config::MAX_WORD_BYTES + 1);
-    assert!(refusal(&format!(r#"{{"words":["{word}"]}}"#)).contains("bytes together"));
+    let word = "x".repeat(config::MAX_WORD + 1);
+    assert!(refusal(&format!(r#"{{"words":["{word}"]}}"#)).contains("words[0]: longer"));
+    let words = vec![format!("\"{}\"", "x".repeat(250)); 161].join(",");
+    assert!(refusal(&format!(r#"{{"words":[{words}]}}"#)).contains("bytes together"));
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! All words at once, in one pass over the text.
 
-use aho_corasick::{AhoCorasick, automaton::OverlappingState};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, automaton::OverlappingState};
+
+/// Bytes of words up to which there is a whole table of states, the fastest
+/// form: each byte costs up to 1 KiB of an instance's memory.
+const MAX_TABLE_BYTES: usize = 1_000;
 
 /// The words of a list.
 pub(crate) struct Words {
@@ -13,7 +17,16 @@ impl Words {
     ///
     /// If the words are too many.
     pub(crate) fn new(words: &[String], whole: bool) -> Result<Self, String> {
-        let all = AhoCorasick::new(words).map_err(|e| format!("words: {e}"))?;
+        let bytes: usize = words.iter().map(String::len).sum();
+        let mut builder = AhoCorasick::builder();
+        if bytes > MAX_TABLE_BYTES {
+            builder
+                .kind(Some(AhoCorasickKind::ContiguousNFA))
+                .dense_depth(1);
+        } else {
+            builder.kind(Some(AhoCorasickKind::DFA));
+        }
+        let all = builder.build(words).map_err(|e| format!("words: {e}"))?;
         Ok(Self { all, whole })
     }
 
