@@ -17,10 +17,12 @@ mod failure;
 mod frame_json;
 mod http;
 mod output;
+mod policy;
 mod pool;
 mod presence;
 mod publish;
 mod session;
+mod size;
 mod spine;
 mod status;
 mod sub;
@@ -68,6 +70,7 @@ enum Command {
     Auth(auth::Auth),
     Tenant(tenant::Tenant),
     Pool(pool::Pool),
+    Policy(policy::Policy),
     Spine(spine::Spine),
     Config(config::Config),
     Bench(bench::Bench),
@@ -101,6 +104,13 @@ impl Globals {
 }
 
 fn main() -> ExitCode {
+    // Not for people, so not for clap either: what compiles policies starts itself with this word.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == policy::COMPILE)
+    {
+        return arqon_policy::compile::child_main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misread(&error),
@@ -120,6 +130,7 @@ fn main() -> ExitCode {
         Command::Auth(args) => auth::run(args, &globals),
         Command::Tenant(args) => tenant::run(args, &globals),
         Command::Pool(args) => pool::run(args, &globals),
+        Command::Policy(args) => policy::run(args, &globals),
         Command::Spine(args) => spine::run(args, &globals),
         Command::Config(args) => config::run(args, &globals),
         Command::Bench(args) => bench::run(args, &globals),

@@ -1,9 +1,11 @@
-//! `arq status`: health, versions, connections, rooms and presence, as the parts report them.
+//! `arq status`: health, versions, connections, rooms, presence and policies, as the parts report them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arqon_proto::v1::{BrainBeat, PoolRecord, ShieldBeat, TenantRecord, TenantState};
+use arqon_proto::v1::{
+    BrainBeat, PolicySummary, PoolRecord, ShieldBeat, TenantRecord, TenantState,
+};
 use arqon_spine::admin::{Admin, ServerStatus};
 use clap::Args;
 use futures_util::StreamExt;
@@ -14,11 +16,12 @@ use crate::admin::{explain, with};
 use crate::duration::words;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{Output, Paint, counted};
+use crate::policy::Overview;
 
 /// Shields report once a second; who is silent for longer than this is not there.
 const LISTEN: Duration = Duration::from_millis(1_600);
 
-/// Health, versions, connections, rooms and presence
+/// Health, versions, connections, rooms, presence and policies
 ///
 /// Exit code 1 where something is not well.
 #[derive(Debug, Args)]
@@ -35,6 +38,7 @@ struct Picture {
     brains: BTreeMap<String, BrainBeat>,
     tenants: Vec<TenantRecord>,
     pools: Vec<PoolRecord>,
+    policies: Overview,
 }
 
 /// Does what was asked.
@@ -87,13 +91,16 @@ async fn look(admin: &Admin, listen: Duration) -> Result<Picture> {
             admin.list_pools().await.map_err(explain)?,
         ))
     };
-    let ((shields, brains), (servers, tenants, pools)) = tokio::try_join!(beats, records)?;
+    let policies = Overview::look(admin, listen);
+    let ((shields, brains), (servers, tenants, pools), policies) =
+        tokio::try_join!(beats, records, policies)?;
     Ok(Picture {
         servers,
         shields,
         brains,
         tenants,
         pools,
+        policies,
     })
 }
 
@@ -134,6 +141,7 @@ impl Picture {
                 ));
             }
         }
+        problems.extend(self.policies.problems());
         problems
     }
 
@@ -176,6 +184,7 @@ impl Picture {
                     "uptime_ms": beat.uptime_ms,
                     "fleet_key": beat.fleet_key,
                     "public_address": beat.public_address,
+                    "policies": policies_json(beat.policies.as_ref()),
                     "present": beat.presence.as_ref().map_or(0, |presence| presence.entries),
                 })
             })
@@ -236,6 +245,7 @@ impl Picture {
             "presence": !self.brains.is_empty(),
             "brains": brains,
             "tenants": tenants,
+            "policies": self.policies.json(),
             "pools": self.pools.iter().map(|pool| json!({"name": pool.name, "rotating": pool.fleet_keys.len() > 1})).collect::<Vec<_>>(),
         })
     }
@@ -342,6 +352,23 @@ impl Picture {
             &["tenant", "state", "pool", "sessions", "rooms"],
             tenants.collect(),
             "no tenants",
-        )
+        )?;
+        output.line("")?;
+        self.policies.show(output)
     }
+}
+
+/// A Shield's policies in short.
+fn policies_json(summary: Option<&PolicySummary>) -> Value {
+    let Some(summary) = summary else {
+        return Value::Null;
+    };
+    let counts = summary.counts.unwrap_or_default();
+    json!({
+        "revision": summary.revision,
+        "active": summary.active,
+        "broken": summary.broken,
+        "quarantined": summary.quarantined,
+        "counts": crate::policy::counts_json(&counts),
+    })
 }

@@ -1,7 +1,7 @@
 //! `arq` as a program: what it prints, where, and with which exit code.
 //!
-//! `offline` needs nothing; `live` starts a real nats-server and Shield through `arq dev up`,
-//! `presence` a real Brain too.
+//! `offline` and `policy_offline` need nothing; `live` and `policy_live` start a real nats-server
+//! and Shield through `arq dev up`, `presence` a real Brain too.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,4 +9,6 @@ mod common;
 mod help;
 mod live;
 mod offline;
+mod policy_live;
+mod policy_offline;
 mod presence;
