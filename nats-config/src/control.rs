@@ -7,6 +7,7 @@
 //! opens a new connection and reads from the start.
 
 mod policies;
+mod pulse;
 mod records;
 
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1;
 
 pub use policies::{MAX_OBJECT_BYTES, PolicyKey, PolicyRecordEvent, PolicyRecords, PolicyScope};
+pub use pulse::Pulse;
 pub use records::{PoolEvent, Record, RecordEvent, RecordStream, TenantEvent};
 
 use crate::connect::{Closed, Connection};

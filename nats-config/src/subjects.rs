@@ -86,6 +86,11 @@ pub fn barrier(user: &str) -> String {
     format!("_INBOX.{user}.barrier")
 }
 
+/// Where a connection sends itself messages to see whether the server answers.
+pub fn pulse(user: &str) -> String {
+    format!("_INBOX.{user}.pulse")
+}
+
 /// Presence events of a tenant, in that tenant's account.
 pub fn presence_events(tenant: &TenantId) -> String {
     format!("{tenant}.{PRESENCE_TOKEN}.>")

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arqon_policy::{Policies, compile::CompileCommand};
 use arqon_proto::codes::CloseCode;
 use arqon_spine::{
     connect::{self, ConnectError},
@@ -31,8 +32,9 @@ use tokio_util::{
 
 use crate::{
     auth::Verifier,
-    control::{Control, ControlContext, ControlParams, Tenants},
+    control::{self, Control, ControlContext, ControlParams, Tenants},
     edge::{self, Edge, Readiness, Status, TenantStatus, TlsError},
+    policy::{self, Deployer, DeployerParams, Machinery, PolicyStartError},
     session::{self, SessionContext, Sessions},
     spine::{SpineError, SpineParams, SpinePool},
 };
@@ -70,6 +72,8 @@ struct Parts {
     sessions: Arc<Sessions>,
     pool: Arc<SpinePool>,
     readiness: Arc<Readiness>,
+    policies: Policies,
+    deployer: Arc<Deployer>,
     metrics: Metrics,
     drain: CancellationToken,
 }
@@ -94,6 +98,9 @@ pub enum StartError {
     /// The fleet key cannot be used.
     #[error("no access to the Spine")]
     Spine(#[from] SpineError),
+    /// Policies cannot run here.
+    #[error("no policies")]
+    Policies(#[from] PolicyStartError),
     /// The servers refuse this node's credentials.
     #[error("the Spine refuses the credentials of `spine.control_creds_file`")]
     Refused(#[source] ConnectError),
@@ -111,12 +118,24 @@ pub enum StartError {
 // === impl Shield ===
 
 impl Shield {
-    /// Starts a Shield. It is ready when it has read its tenants.
+    /// Starts a Shield. It is ready when it has read its tenants and policies.
+    /// Policies are compiled by this program itself.
     ///
     /// # Errors
     /// See [`StartError`]. A Spine that cannot be reached is none: the Shield
     /// stays unready and goes on trying.
     pub async fn start(manifest: Manifest) -> Result<Self, StartError> {
+        Self::start_with(manifest, policy::own_compile_command()).await
+    }
+
+    /// As [`Shield::start`], within a program that is no `arqon-shield`.
+    ///
+    /// # Errors
+    /// As [`Shield::start`].
+    pub async fn start_with(
+        manifest: Manifest,
+        compile: CompileCommand,
+    ) -> Result<Self, StartError> {
         // A second Shield in this process finds it installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         limits::raise_open_files(manifest.session.max_sessions);
@@ -143,6 +162,21 @@ impl Shield {
 
         let metrics = Metrics::new();
         let pool = SpinePool::new(SpineParams::from_manifest(&manifest), &metrics)?;
+        let Machinery {
+            host,
+            compiler,
+            policies,
+            audit,
+        } = Machinery::new(&manifest, compile)?;
+        let deployer = Deployer::start(DeployerParams {
+            node: manifest.node.id.clone(),
+            incarnation: control::incarnation(pool.presence().epoch()),
+            host,
+            compiler,
+            policies: policies.clone(),
+            audit,
+            metrics: metrics.clone(),
+        });
         let tenants = Arc::new(Tenants::new());
         let sessions = Arc::new(Sessions::new());
         let max_sessions = manifest.session.max_sessions;
@@ -152,6 +186,8 @@ impl Shield {
             sessions,
             pool,
             readiness: Arc::new(readiness),
+            policies,
+            deployer: Arc::new(deployer),
             metrics,
             drain: CancellationToken::new(),
         };
@@ -219,6 +255,11 @@ impl Shield {
     /// All sessions.
     pub fn sessions(&self) -> &Arc<Sessions> {
         &self.parts.sessions
+    }
+
+    /// What is bound here.
+    pub fn policies(&self) -> &Policies {
+        &self.parts.policies
     }
 
     /// All metrics.
@@ -310,6 +351,7 @@ impl Parts {
         ControlContext {
             pool: Arc::clone(&self.pool),
             sessions: Arc::clone(&self.sessions),
+            deployer: Arc::clone(&self.deployer),
             metrics: self.metrics.clone(),
             drain: self.drain.clone(),
         }

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use arqon_shield::app::Shield;
+use arqon_shield::{app::Shield, policy};
 use arqon_spine::manifest::{EXIT_BAD_MANIFEST, Manifest};
 use arqon_telemetry::log;
 use clap::Parser;
@@ -27,6 +27,13 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    // Before anything else is begun: it reads what may be hostile.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == policy::COMPILE_POLICY)
+    {
+        return arqon_policy::compile::child_main();
+    }
     let args = Args::parse();
     let manifest = match Manifest::load(&args.config) {
         Ok(manifest) => manifest,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use arqon_client::ConnectParams;
+use arqon_policy::compile::CompileCommand;
 use arqon_shield::app::Shield;
 use arqon_spine::manifest::Manifest;
 use arqon_spine::state::Role;
@@ -186,9 +187,12 @@ impl ShieldParams {
             .tls
             .as_ref()
             .map(|tls| std::fs::read(&tls.certificate_file).expect("a certificate"));
-        let shield = within("a Shield to start", Shield::start(manifest))
-            .await
-            .unwrap_or_else(|error| panic!("Shield starts: {error:?}"));
+        let shield = within(
+            "a Shield to start",
+            Shield::start_with(manifest, compile_command()),
+        )
+        .await
+        .unwrap_or_else(|error| panic!("Shield starts: {error:?}"));
         let started = TestShield {
             addr: shield.public_addr(),
             admin: shield.admin_addr(),
@@ -197,6 +201,14 @@ impl ShieldParams {
         };
         crate::eventually!(started.is_ready().await);
         started
+    }
+}
+
+/// The real program compiles, for this one is a test.
+fn compile_command() -> CompileCommand {
+    CompileCommand {
+        program: shield_program(),
+        args: vec![arqon_shield::policy::COMPILE_POLICY.into()],
     }
 }
 

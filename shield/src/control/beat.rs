@@ -17,13 +17,18 @@ pub(super) struct Reporter {
     started: Instant,
 }
 
+/// A process as its reports name it.
+pub(crate) fn incarnation(epoch: u64) -> String {
+    format!("{epoch:016x}")
+}
+
 // === impl Reporter ===
 
 impl Reporter {
     /// A process that starts now.
     pub(super) fn new(epoch: u64) -> Self {
         Self {
-            incarnation: format!("{epoch:016x}"),
+            incarnation: incarnation(epoch),
             started: Instant::now(),
         }
     }
@@ -75,7 +80,7 @@ impl Reporter {
             presence: Some(context.pool.presence().summary()),
             goodbye,
             time_ms: now_ms(),
-            policies: None,
+            policies: Some(context.deployer.summary()),
         }
     }
 }

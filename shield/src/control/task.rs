@@ -1,6 +1,11 @@
 //! The task that holds the CONTROL connection.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arqon_proto::{
     codes::CloseCode,
@@ -8,8 +13,8 @@ use arqon_proto::{
     v1::{TenantRecord, control::Order},
 };
 use arqon_spine::{
-    connect::{self, ConnectError},
-    control::{ControlError, ControlStore, RecordEvent, TenantEvent},
+    connect::{self, ConnectError, Connection},
+    control::{ControlError, ControlStore, PolicyRecordEvent, Pulse, RecordEvent, TenantEvent},
     manifest::Manifest,
 };
 use arqon_telemetry::{Metrics, log::chain};
@@ -25,7 +30,7 @@ use super::{
     TenantChange, Tenants,
     beat::{Reporter, set_gauges},
 };
-use crate::{session::Sessions, spine::SpinePool};
+use crate::{policy::Deployer, session::Sessions, spine::SpinePool};
 
 /// How often a Shield reports; others count it as gone after three of these.
 const BEAT: Duration = Duration::from_secs(1);
@@ -36,6 +41,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A full read that takes longer is begun again on another connection.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A server that has answered nothing for so long is given up. Shorter than
+/// what the client's own pings take, and noticed while the socket stays open.
+const SILENCE: Duration = Duration::from_secs(5);
+/// No session is accepted before each binding was made or has failed; after
+/// this long those that are neither block, and sessions are accepted.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// Who this Shield is to the control plane, and how it is reached.
 #[derive(Clone, Debug)]
@@ -59,6 +71,8 @@ pub struct ControlContext {
     pub pool: Arc<SpinePool>,
     /// Sessions of a tenant that is gone are closed.
     pub sessions: Arc<Sessions>,
+    /// Policies are brought into force.
+    pub deployer: Arc<Deployer>,
     /// Gauges are set.
     pub metrics: Metrics,
     /// Cancelled by the order to drain, and by whoever else begins to.
@@ -83,6 +97,15 @@ struct Task {
     reporter: Reporter,
 }
 
+/// What is left of a connection after its end.
+#[derive(Default)]
+struct Past {
+    /// Everything was read over it.
+    read: bool,
+    /// When the server last answered.
+    heard: Option<Instant>,
+}
+
 /// Why a CONTROL connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
@@ -90,8 +113,10 @@ enum Broken {
     Connect(#[from] ConnectError),
     #[error("CONTROL cannot be used")]
     Control(#[from] ControlError),
-    #[error("the tenants were not read to the end in time")]
+    #[error("the records were not read to the end in time")]
     Slow,
+    #[error("the server has not answered for {} s", SILENCE.as_secs())]
+    Silent,
     #[error("the connection to CONTROL ended")]
     Ended,
 }
@@ -154,10 +179,10 @@ impl Task {
         let mut pause = FIRST_PAUSE;
         let mut gauges = interval(BEAT);
         gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut read = false;
+        let mut past = Past::default();
         loop {
             let broken = {
-                let serve = self.serve(&mut read, &mut parting);
+                let serve = self.serve(&mut past, &mut parting);
                 tokio::pin!(serve);
                 loop {
                     tokio::select! {
@@ -167,8 +192,9 @@ impl Task {
                     }
                 }
             };
-            self.tenants.lost();
-            if std::mem::take(&mut read) {
+            let Past { read, heard } = std::mem::take(&mut past);
+            self.tenants.lost(heard.unwrap_or_else(Instant::now));
+            if read {
                 pause = FIRST_PAUSE;
             }
             if pause == FIRST_PAUSE {
@@ -181,35 +207,57 @@ impl Task {
         }
     }
 
-    /// One connection, from its opening to its end. `read` tells whether all
-    /// tenants were read over it.
-    async fn serve(&self, read: &mut bool, parting: &mut Parting) -> Broken {
-        match self.follow(read, parting).await {
-            Ok(()) => Broken::Ended,
-            Err(broken) => broken,
-        }
-    }
-
-    async fn follow(&self, read: &mut bool, parting: &mut Parting) -> Result<(), Broken> {
+    /// One connection, from its opening to its end.
+    async fn serve(&self, past: &mut Past, parting: &mut Parting) -> Broken {
         let params = &self.params;
         let name = format!("{}/control", params.node);
-        let connection = connect::connect_creds(&params.servers, &params.creds, &name).await?;
-        let store = ControlStore::new(&connection);
+        let connected = connect::connect_creds(&params.servers, &params.creds, &name).await;
+        let connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => return error.into(),
+        };
+        let broken = match self.follow(&connection, past, parting).await {
+            Ok(()) => Broken::Ended,
+            Err(broken) => broken,
+        };
+        self.context.deployer.lost().await;
+        // A frozen server's socket stays open for as long as someone holds it.
+        connection.abort().await;
+        broken
+    }
+
+    async fn follow(
+        &self,
+        connection: &Connection,
+        past: &mut Past,
+        parting: &mut Parting,
+    ) -> Result<(), Broken> {
+        let params = &self.params;
+        let deployer = &self.context.deployer;
+        let store = ControlStore::new(connection);
+        let mut pulse = Pulse::open(connection).await?;
         // Before the read, so that no order is missed that follows a change.
         let mut orders = store.subscribe_orders(&params.node).await?;
         let mut asks = store.subscribe_asks(&params.node).await?;
-        let mut records = store.watch_tenants().await?;
-        let all = tokio::time::timeout(READ_TIMEOUT, read_all(&mut records));
-        let mut all = all.await.map_err(|_| Broken::Slow)??;
+        let opened = async {
+            let (mut records, mut policies) =
+                (store.watch_tenants().await?, store.watch_policies().await?);
+            let all = read_all(&mut records).await?;
+            let bound = read_policies(&mut policies).await?;
+            Ok::<_, Broken>((records, policies, all, bound))
+        };
+        let opened = tokio::time::timeout(READ_TIMEOUT, opened).await;
+        let (mut records, mut policies, mut all, bound) = opened.map_err(|_| Broken::Slow)??;
+        pulse.was_heard();
+        past.heard = Some(pulse.heard());
+        // Whatever is bound since the last connection blocks from here on.
+        deployer.read(bound, store.clone()).await;
         all.retain(|_, record| self.serves(record));
         let count = all.len();
-        self.apply(self.tenants.replace(all));
-        info!(
-            tenants = count,
-            server = connection.server,
-            "Control plane read to the end"
-        );
-        *read = true;
+        // Taken over, and sessions with them, once policies are in force.
+        let mut held = Some(all);
+        let settled = tokio::time::timeout(SETTLE, deployer.settled());
+        tokio::pin!(settled);
 
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -218,7 +266,16 @@ impl Task {
         let mut parted = false;
         loop {
             tokio::select! {
-                event = records.next() => match event.ok_or(Broken::Ended)?? {
+                in_time = &mut settled, if held.is_some() => {
+                    if in_time.is_err() {
+                        warn!("Some policies are not made yet; their messages are blocked");
+                    }
+                    self.apply(self.tenants.replace(held.take().unwrap_or_default()));
+                    let server = &connection.server;
+                    info!(tenants = count, server, "Control plane read to the end");
+                    past.read = true;
+                }
+                event = records.next(), if held.is_none() => match event.ok_or(Broken::Ended)?? {
                     RecordEvent::Put(record, _) => match TenantId::parse(&record.id) {
                         Ok(id) if self.serves(&record) => self.apply(self.tenants.put(id, record)),
                         Ok(id) => self.apply(self.tenants.delete(&id)),
@@ -229,9 +286,17 @@ impl Task {
                     }
                     RecordEvent::Synced => {}
                 },
-                order = orders.next() => self.obey(order.ok_or(Broken::Ended)?),
+                event = policies.next() => deployer.changed(event.ok_or(Broken::Ended)??).await,
+                order = orders.next() => match order.ok_or(Broken::Ended)? {
+                    Order::ReportPolicies(_) => deployer.report().await,
+                    order => self.obey(order),
+                },
                 ask = asks.next() => {
                     asked |= ask.ok_or(Broken::Ended)?.epoch == self.context.pool.presence().epoch();
+                }
+                answer = pulse.answer() => {
+                    answer?;
+                    past.heard = Some(pulse.heard());
                 }
                 Some(told) = parting.recv() => {
                     parted = true;
@@ -243,17 +308,38 @@ impl Task {
                     let _ = told.send(());
                 }
                 _ = beats.tick(), if !parted => {
-                    let beat = self.reporter.beat(params, &self.tenants, &self.context, false);
-                    store.publish_beat(&params.node, &beat).await?;
-                    if std::mem::take(&mut asked) {
-                        for page in self.context.pool.presence().digests(params.node.as_str()) {
-                            store.publish_presence(&params.node, &page).await?;
-                        }
+                    if pulse.silence() >= SILENCE {
+                        return Err(Broken::Silent);
                     }
+                    let said = self.speak(&store, &mut pulse, std::mem::take(&mut asked));
+                    // A frozen server takes bytes only until its buffers are full.
+                    let said = tokio::time::timeout(SILENCE, said).await;
+                    said.map_err(|_| Broken::Silent)??;
                 }
                 () = connection.closed.closed() => return Ok(()),
             }
         }
+    }
+
+    /// What is said each second.
+    async fn speak(
+        &self,
+        store: &ControlStore,
+        pulse: &mut Pulse,
+        asked: bool,
+    ) -> Result<(), Broken> {
+        let node = &self.params.node;
+        pulse.send().await?;
+        let beat = self
+            .reporter
+            .beat(&self.params, &self.tenants, &self.context, false);
+        store.publish_beat(node, &beat).await?;
+        if asked {
+            for page in self.context.pool.presence().digests(node.as_str()) {
+                store.publish_presence(node, &page).await?;
+            }
+        }
+        Ok(())
     }
 
     fn serves(&self, record: &TenantRecord) -> bool {
@@ -310,7 +396,7 @@ impl Task {
                 }
                 Err(_) => warn!("An order to rotate names no tenant"),
             },
-            // Reports go out with the beat that follows.
+            // Obeyed by the deployer.
             Order::ReportPolicies(_) => {}
             Order::Drain(_) => {
                 info!("Ordered to drain");
@@ -336,6 +422,19 @@ async fn read_all(
                 records.remove(&id);
             }
             RecordEvent::Synced => return Ok(records),
+        }
+    }
+}
+
+/// As [`read_all`], of policies; what follows is told in the same words.
+async fn read_policies(
+    events: &mut (impl Stream<Item = Result<PolicyRecordEvent, ControlError>> + Unpin),
+) -> Result<Vec<PolicyRecordEvent>, Broken> {
+    let mut all = Vec::new();
+    loop {
+        match events.next().await.ok_or(Broken::Ended)?? {
+            RecordEvent::Synced => return Ok(all),
+            event => all.push(event),
         }
     }
 }

@@ -165,12 +165,12 @@ impl Tenants {
         Some(self.tell(TenantChange::Gone(id.clone())))
     }
 
-    /// The control plane is no longer heard.
-    pub(super) fn lost(&self) {
+    /// The control plane is no longer heard, and was last heard then.
+    pub(super) fn lost(&self, heard: Instant) {
         self.freshness.send_if_modified(|freshness| {
             let lost = *freshness == Freshness::Fresh;
             if lost {
-                *freshness = Freshness::Since(Instant::now());
+                *freshness = Freshness::Since(heard);
             }
             lost
         });
@@ -215,12 +215,18 @@ mod tests {
     fn unread_is_not_empty_and_a_full_read_makes_ready() {
         let tenants = Tenants::new();
         assert!(!tenants.ready());
-        tenants.lost();
+        tenants.lost(Instant::now());
         assert!(!tenants.ready(), "a failed first read changes nothing");
         tenants.replace(HashMap::new());
         assert!(tenants.ready() && !tenants.stale());
-        tenants.lost();
+        tenants.lost(Instant::now());
         assert!(tenants.ready() && tenants.age().is_some() && !tenants.stale());
+        // What counts is when it was heard, not when that was noticed.
+        tenants.replace(HashMap::new());
+        if let Some(heard) = Instant::now().checked_sub(STALE_AFTER * 2) {
+            tenants.lost(heard);
+            assert!(tenants.stale());
+        }
     }
 
     #[test]

@@ -93,6 +93,31 @@ registry_label! {
     PresenceWord("word")
 }
 
+registry_label! {
+    /// Why a policy gave no verdict: a class of faults as `arqon-policy` names it.
+    PolicyFault("class")
+}
+
+label! {
+    /// What a policy said.
+    PolicyVerdict("verdict") {
+        /// It may pass.
+        Allow = "allow",
+        /// Nobody receives it.
+        Block = "block",
+        /// It passes, changed.
+        Transform = "transform",
+    }
+}
+label! {
+    /// Whether a binding runs.
+    PolicyState("state") {
+        /// It runs.
+        Active = "active",
+        /// It does not, and blocks.
+        Broken = "broken",
+    }
+}
 label! {
     /// Why a MESSAGE was not delivered to one session.
     QueueDrop("reason") {

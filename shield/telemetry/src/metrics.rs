@@ -14,7 +14,7 @@ use prometheus_client::{
 
 use crate::labels::{
     AckOutcome, CloseReason, Code, ConnectionRefusal, GapReason, Label, Opcode, Outcome,
-    PresenceVerdict, PresenceWord, QueueDrop,
+    PolicyFault, PolicyState, PolicyVerdict, PresenceVerdict, PresenceWord, QueueDrop,
 };
 
 /// The metrics of one process. Cheap to clone; all clones count together.
@@ -58,6 +58,15 @@ impl<L: Label, M: Kind> Kind for Family<L, M> {
 const HANDSHAKE_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
 ];
+
+/// Seconds. A policy takes microseconds; 2 ms is the far limit, 25 ms the wall cap.
+const POLICY_BUCKETS: [f64; 12] = [
+    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005,
+    0.025, 0.1,
+];
+
+/// Seconds. A small policy takes milliseconds, 20 s is the limit by default.
+const COMPILE_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
 
 macro_rules! catalogue {
     ($($(#[doc = $help:literal])+ $field:ident: $kind:ty = $make:expr,)+) => {
@@ -166,6 +175,22 @@ catalogue! {
     presence_rooms: Gauge = Gauge::default(),
     /// JWKS documents fetched, by outcome.
     jwks_fetches: Family<Outcome, Counter> = Family::default(),
+    /// Runs of policies that came to a verdict, by verdict.
+    policy_runs: Family<PolicyVerdict, Counter> = Family::default(),
+    /// Runs of policies that came to none, and messages for which none could run, by class.
+    policy_faults: Family<PolicyFault, Counter> = Family::default(),
+    /// Seconds that all policies of one message took together.
+    policy_seconds: Histogram = Histogram::new(POLICY_BUCKETS),
+    /// Instances of policies alive now.
+    policy_instances: Gauge = Gauge::default(),
+    /// Pairs of binding and tenant that are quarantined now.
+    policy_quarantined: Gauge = Gauge::default(),
+    /// Bindings known now, by whether they run or block.
+    policy_bindings: Family<PolicyState, Gauge> = Family::default(),
+    /// Seconds from a component to its module; none for those from the cache.
+    policy_compile_seconds: Histogram = Histogram::new(COMPILE_BUCKETS),
+    /// Blocked messages that no audit event tells of, for there were too many.
+    policy_audit_lost: Counter = Counter::default(),
     /// Tenants known from the control plane.
     tenants_known: Gauge = Gauge::default(),
     /// 1 while the control plane has not been heard for too long, else 0.

@@ -102,11 +102,13 @@ pub(super) async fn control(
     let params = ControlParams {
         servers: vec![spine.server.url()],
         creds: spine.state.creds(Role::Shield, &node).unwrap(),
-        node,
+        node: node.clone(),
         pool: NodeId::parse("main").unwrap(),
         public_address: "ws://127.0.0.1:1".to_owned(),
     };
+    let (_, deployer) = crate::policy::tests::deployer(node, metrics);
     let context = ControlContext {
+        deployer: Arc::new(deployer),
         pool: pool.clone(),
         sessions: Arc::new(Sessions::new()),
         metrics: metrics.clone(),
