@@ -93,3 +93,39 @@ impl Shared {
         !state.ended
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticker() -> Ticker {
+        Ticker::start(Engine::default()).expect("thread")
+    }
+
+    #[test]
+    fn no_more_enter_than_may() {
+        let ticker = ticker();
+        assert!(ticker.enter(2) && ticker.enter(2));
+        assert!(!ticker.enter(2));
+        assert_eq!(ticker.alive(), 2);
+        ticker.leave();
+        assert!(ticker.enter(2));
+        assert!(!ticker.enter(0));
+    }
+
+    #[test]
+    fn the_thread_ends_with_the_ticker() {
+        for alive in [0, 1] {
+            let ticker = ticker();
+            for _ in 0..alive {
+                assert!(ticker.enter(1));
+            }
+            // The thread holds the other one; the test hangs if it stays.
+            let shared = Arc::downgrade(&ticker.shared);
+            drop(ticker);
+            while shared.strong_count() > 0 {
+                thread::yield_now();
+            }
+        }
+    }
+}

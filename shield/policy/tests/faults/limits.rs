@@ -32,6 +32,32 @@ fn a_loop_ends_wherever_it_is() {
 }
 
 #[test]
+fn a_good_policy_suffers_from_no_other() {
+    in_both(8, |host| {
+        let bad = Guest::on_message(&format!("{LOOP} {ALLOW}")).module(host);
+        let good = Guest::default().module(host);
+        let start = |module: &Module| module.start(b"", &limits()).expect("starts");
+        std::thread::scope(|scope| {
+            // More of them than cores, so that the good one waits for a core.
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let result = run(&mut start(&bad), b"").result;
+                        assert_eq!(result.expect_err("loops").class, FaultClass::Timeout);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                let mut instance = start(&good);
+                for _ in 0..10_000 {
+                    assert_eq!(run(&mut instance, b"").result, Ok(Verdict::Allow));
+                }
+            });
+        });
+    });
+}
+
+#[test]
 fn a_run_that_is_overdue_costs_cpu_time() {
     in_both(4, |host| {
         let guest = Guest::on_message(&format!("{LOOP} {ALLOW}"));
