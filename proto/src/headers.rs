@@ -107,8 +107,10 @@ fn valid_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-/// In any case: else `x-timestamp` would pass for ours where case is ignored.
-fn reserved(name: &str) -> bool {
+/// Whether a header of that name is the platform's. In any case: else
+/// `x-timestamp` would pass for ours where case is ignored.
+#[must_use]
+pub fn reserved(name: &str) -> bool {
     name.get(..2)
         .is_some_and(|prefix| prefix.eq_ignore_ascii_case("x-"))
         || name.eq_ignore_ascii_case(TRACEPARENT)

@@ -372,6 +372,7 @@ impl Parts {
             manifest,
             Arc::clone(&self.pool),
             Arc::clone(&self.tenants),
+            self.policies.clone(),
             Arc::clone(&self.sessions),
             Arc::clone(&verifier),
             self.metrics.clone(),

@@ -227,11 +227,7 @@ impl<'a> Policies<'a> {
 
     /// Takes a change back, unless another was made since.
     pub async fn take_back(self, change: &PolicyChange) -> Result<PolicyChange, PolicyError> {
-        let revision = match &change.after {
-            Some(_) => Some(change.revision),
-            // A key that was deleted is created again.
-            None => None,
-        };
+        let revision = change.after.as_ref().map(|_| change.revision);
         let (before, after) = (change.after.clone(), change.before.clone());
         self.change(change.key.clone(), before, after, revision)
             .await

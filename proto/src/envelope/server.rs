@@ -69,17 +69,17 @@ pub fn error(
     frame(Opcode::Error, room, reference, Some(Body::Error(body)))
 }
 
-/// ERROR of a message that a policy blocked. Who may not see by which and why
-/// gets `shown: None`.
+/// ERROR of a message that a policy blocked, which the sender may see.
 #[must_use]
 pub fn blocked(
     code: ErrorCode,
     room: &str,
     reference: u64,
-    shown: Option<(String, String)>,
+    policy: String,
+    reason: String,
 ) -> Envelope {
     let mut envelope = error(code, room, reference, None, 0);
-    if let (Some(Body::Error(body)), Some((policy, reason))) = (&mut envelope.body, shown) {
+    if let Some(Body::Error(body)) = &mut envelope.body {
         body.policy = policy;
         body.reason = reason;
     }

@@ -91,6 +91,10 @@ pub struct Rejection {
     pub retryable: bool,
     /// Milliseconds to wait first; 0 where not said.
     pub retry_after_ms: u32,
+    /// The binding that blocked a message, where that may be told.
+    pub policy: String,
+    /// Its reason, likewise.
+    pub reason: String,
 }
 
 impl Rejection {
@@ -115,6 +119,8 @@ impl From<arqon_proto::v1::Error> for Rejection {
             message: error.message,
             retryable: error.retryable,
             retry_after_ms: error.retry_after_ms,
+            policy: error.policy,
+            reason: error.reason,
         }
     }
 }

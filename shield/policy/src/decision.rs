@@ -24,7 +24,7 @@ pub struct Subject<'a> {
 }
 
 /// What a change may not exceed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
     /// Bytes of a payload.
     pub max_payload: usize,

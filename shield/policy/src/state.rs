@@ -115,7 +115,11 @@ impl Deadline {
             before: wall.min(TICK * OVERDUE_TICKS as u32),
         });
         let first = !std::mem::replace(&mut self.ticked, true);
-        let spent = cpu.saturating_sub(overdue.cpu) >= self.cpu_budget || wall >= self.wall_cap;
+        let used = cpu.saturating_sub(overdue.cpu);
+        // A thread that got no CPU has done no wrong: past the wall-clock cap
+        // it still has a quarter of its budget.
+        let spent =
+            used >= self.cpu_budget || (wall >= self.wall_cap && used >= self.cpu_budget / 4);
         if spent && !first {
             UpdateDeadline::Interrupt
         } else {

@@ -61,8 +61,12 @@ pub struct Deployer {
 
 enum Command {
     /// Everything, over a new connection; answered when it is acted on.
-    Read(Vec<PolicyRecordEvent>, ControlStore, oneshot::Sender<()>),
-    Changed(PolicyRecordEvent),
+    Read(
+        Vec<PolicyRecordEvent>,
+        Box<ControlStore>,
+        oneshot::Sender<()>,
+    ),
+    Changed(Box<PolicyRecordEvent>),
     Report,
     Lost,
 }
@@ -157,14 +161,15 @@ impl Deployer {
     /// returns, whatever was bound since blocks until it is made.
     pub(crate) async fn read(&self, events: Vec<PolicyRecordEvent>, store: ControlStore) {
         let (done, acted) = oneshot::channel();
-        self.send(Command::Read(events, store, done)).await;
+        self.send(Command::Read(events, Box::new(store), done))
+            .await;
         // An error means that the task is gone: it would have panicked.
         let _ = acted.await;
     }
 
     /// Takes over one change.
     pub(crate) async fn changed(&self, event: PolicyRecordEvent) {
-        self.send(Command::Changed(event)).await;
+        self.send(Command::Changed(Box::new(event))).await;
     }
 
     /// Sends a report soon.
@@ -185,7 +190,7 @@ impl Deployer {
     /// The policies in short.
     pub(crate) fn summary(&self) -> v1::PolicySummary {
         let summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut summary = summary.clone();
+        let mut summary = *summary;
         report::complete(&mut summary, &self.policies.stats());
         summary
     }
@@ -243,7 +248,7 @@ impl Task {
         match command {
             Command::Read(events, store, acted) => {
                 self.state.replace(events);
-                self.store.send_replace(Some(store));
+                self.store.send_replace(Some(*store));
                 self.read = true;
                 self.changed();
                 self.put_in_force();
@@ -251,7 +256,7 @@ impl Task {
                 let _ = acted.send(());
             }
             Command::Changed(event) => {
-                self.state.apply(event);
+                self.state.apply(*event);
                 self.changed();
             }
             Command::Report => self.report = true,

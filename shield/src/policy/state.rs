@@ -29,6 +29,8 @@ pub(super) struct State {
     newest: BTreeMap<PolicyName, Vec<Digest>>,
     versions: HashMap<Digest, Version>,
     revision: u64,
+    /// Changes are told as they come, over a connection that was read to the end.
+    live: bool,
 }
 
 /// One binding.
@@ -37,6 +39,10 @@ pub(super) struct Entry {
     want: Want,
     pub(super) active: Option<Arc<Binding>>,
     step: Step,
+    /// It was not there before, and was bound just now: until it is made or has
+    /// failed, the chain without it serves. Else each new binding of the
+    /// platform would block everybody's messages for a moment.
+    fresh: bool,
 }
 
 enum Want {
@@ -117,12 +123,14 @@ impl State {
             }
         }
         self.revision = 0;
+        self.live = false;
         self.entries.retain(|key, _| there.contains(key));
         self.newest
             .retain(|name, _| there.contains(&PolicyKey::Policy(name.clone())));
         for event in events {
             self.apply(event);
         }
+        self.live = true;
     }
 
     /// Takes over a change.
@@ -194,7 +202,12 @@ impl State {
                 again: None,
             },
         };
-        let active = self.entries.remove(&key).and_then(|entry| entry.active);
+        let before = self.entries.remove(&key);
+        let fresh = match &before {
+            Some(entry) => entry.is_fresh(),
+            None => self.live,
+        };
+        let active = before.and_then(|entry| entry.active);
         let active = match want {
             Want::Unreadable => None,
             Want::Binding(_) | Want::Senseless => active,
@@ -204,6 +217,7 @@ impl State {
             want,
             active,
             step,
+            fresh,
         };
         self.entries.insert(key, entry);
     }
@@ -296,6 +310,7 @@ impl State {
             if entry.digest() != Some(digest) {
                 continue;
             }
+            entry.fresh &= ready;
             match &mut entry.step {
                 step @ Step::Waiting if !ready => {
                     *step = Step::Failed {
@@ -341,6 +356,7 @@ impl State {
                 }
                 // Bound after its version failed.
                 Some(Version::Failed { error, .. }) => {
+                    entry.fresh = false;
                     entry.step = Step::Failed {
                         fault: Fault::new(FaultClass::Missing, error.clone()),
                         again: None,
@@ -386,6 +402,7 @@ impl State {
                 entry.step = Step::Made;
             }
             Err(fault) => {
+                entry.fresh = false;
                 entry.step = Step::Failed {
                     fault,
                     again: Some(now + RETRY),
@@ -407,6 +424,7 @@ impl State {
         }
         for entry in self.entries.values_mut() {
             if matches!(entry.step, Step::Trying) {
+                entry.fresh = false;
                 entry.step = Step::Failed {
                     fault: Fault::new(FaultClass::Configure, "trying it ended unexpectedly"),
                     again: Some(now + RETRY),
@@ -415,9 +433,13 @@ impl State {
         }
     }
 
-    /// What is in force now. Whatever was not made is there too, and blocks.
+    /// What is in force now. Whatever was not made is there too, and blocks,
+    /// unless it is fresh.
     pub(super) fn table(&self) -> Vec<Arc<Binding>> {
         let bindings = self.entries.iter().filter_map(|(key, entry)| {
+            if entry.is_fresh() {
+                return None;
+            }
             if let Some(active) = &entry.active {
                 return Some(active.clone());
             }
@@ -472,6 +494,10 @@ impl State {
 }
 
 impl Entry {
+    fn is_fresh(&self) -> bool {
+        self.fresh && self.active.is_none() && matches!(self.step, Step::Waiting | Step::Trying)
+    }
+
     fn digest(&self) -> Option<Digest> {
         match &self.want {
             Want::Binding(wanted) => Some(wanted.digest),

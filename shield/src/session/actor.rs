@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arqon_policy::{Sender, Shown};
 use arqon_proto::{
     codes::{CloseCode, ErrorCode},
     envelope,
@@ -34,6 +35,7 @@ use tokio::{
 use super::{
     context::SessionContext,
     frame::Frame,
+    gate::Gate,
     outbox::{Entry, Load, Outbox, Take},
     registry::Registration,
     state::{Action, Actions, EnterRequest, MetaRequest, Now, PresenceRequest, Refusal, State},
@@ -74,6 +76,8 @@ pub struct Session<S> {
     work: Option<Work>,
     /// The tenant's way to the Spine, once needed.
     link: Option<Arc<TenantLink>>,
+    /// What policies remember of this session, once one judged it.
+    sender: Option<Arc<Sender>>,
     /// Publishes whose ACK is owed, once any was wanted.
     unconfirmed: Option<Arc<AtomicU32>>,
     phase: Phase,
@@ -144,6 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             marked: now.instant,
             work: None,
             link: None,
+            sender: None,
             unconfirmed: None,
             phase: Phase::Open,
             registration: None,
@@ -291,7 +296,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         for action in actions {
             match action {
                 Action::Send(envelope) => self.outbox.push_own(Frame::envelope(&envelope)),
-                Action::Refuse(refusal) => self.refuse(&refusal),
+                Action::Refuse(refusal) => self.refuse(refusal),
                 Action::Leave(room) => self.leave(&room),
                 Action::Join(request) => {
                     let member = work::member(&self.outbox, request.echo);
@@ -305,8 +310,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                         count.fetch_add(1, Ordering::AcqRel);
                         count.clone()
                     });
+                    let gate = self.gate();
                     let outbox = &self.outbox;
-                    self.work = Some(work::publish(self.way(), request, outbox, unconfirmed));
+                    self.work = Some(work::publish(
+                        self.way(),
+                        gate,
+                        *request,
+                        outbox,
+                        unconfirmed,
+                    ));
                 }
                 Action::Refresh(request) => {
                     let verifier = self.ctx.verifier.clone();
@@ -326,15 +338,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    fn refuse(&self, refusal: &Refusal) {
+    fn refuse(&self, refusal: Refusal) {
         let Refusal {
             code,
             room,
             reference,
+            retry_after_ms,
+            shown,
         } = refusal;
         let label = Code(code.name());
         self.ctx.metrics.errors.get_or_create(&label).inc();
-        let error = envelope::error(*code, room, *reference, None, 0);
+        let error = match shown {
+            None => envelope::error(code, &room, reference, None, retry_after_ms),
+            Some(Shown { binding, reason }) => {
+                envelope::blocked(code, &room, reference, binding, reason)
+            }
+        };
         self.outbox.push_own(Frame::envelope(&error));
     }
 
@@ -384,11 +403,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     fn tell_refused(&self, result: Result<(), ErrorCode>, room: &RoomId, reference: u64) {
         if let Err(code) = result {
-            self.refuse(&Refusal {
-                code,
-                room: room.to_string(),
-                reference,
-            });
+            self.refuse(Refusal::new(code, room.to_string(), reference));
         }
     }
 
@@ -410,6 +425,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             tenant: self.state.identity().tenant.clone(),
             link: self.link.clone(),
         }
+    }
+
+    /// The way through the policies; none, where the tenant has none.
+    fn gate(&mut self) -> Option<Gate> {
+        let tenant = &self.state.identity().tenant.id;
+        if !self.ctx.policies.binds(tenant) {
+            return None;
+        }
+        Some(Gate {
+            policies: self.ctx.policies.clone(),
+            tenants: self.ctx.tenants.clone(),
+            sender: self.sender.get_or_insert_default().clone(),
+        })
     }
 
     /// Writes all that waits.

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use arqon_policy::Policies;
 use arqon_proto::{headers::HeaderLimits, v1};
 use arqon_spine::manifest::Manifest;
 use arqon_telemetry::{Counter, Metrics, labels::Opcode};
@@ -25,6 +26,7 @@ pub struct SessionContext {
     pub(super) max_unconfirmed: u32,
     pub(super) pool: Arc<SpinePool>,
     pub(super) tenants: Arc<Tenants>,
+    pub(super) policies: Policies,
     pub(super) sessions: Arc<Sessions>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) metrics: Metrics,
@@ -49,6 +51,7 @@ impl SessionContext {
         manifest: &Manifest,
         pool: Arc<SpinePool>,
         tenants: Arc<Tenants>,
+        policies: Policies,
         sessions: Arc<Sessions>,
         verifier: Arc<Verifier>,
         metrics: Metrics,
@@ -81,6 +84,7 @@ impl SessionContext {
             max_unconfirmed: session.max_unconfirmed,
             pool,
             tenants,
+            policies,
             sessions,
             verifier,
             counters: Counters::new(&metrics),

@@ -8,6 +8,7 @@
 mod actor;
 mod context;
 mod frame;
+mod gate;
 mod outbox;
 mod registry;
 mod state;

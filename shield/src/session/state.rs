@@ -12,18 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arqon_policy::{Block, Caps, Shown};
 use arqon_proto::{
     codes::{CloseCode, ErrorCode},
     envelope::{self, ClientFault},
     headers::{self, HeaderLimits},
-    names::{RoomId, SessionId, TwistId},
+    names::{RoomId, SessionId, TwistId, UserId},
     v1::{self, Opcode, PresenceMode, envelope::Body},
 };
-use bytes::Bytes;
-use prost::Message;
 use time::OffsetDateTime;
 
-use crate::auth::Identity;
+use crate::auth::{Identity, Role};
 
 /// Offences are counted within spans of this length.
 const OFFENCE_WINDOW: Duration = Duration::from_secs(60);
@@ -80,7 +79,7 @@ pub(super) enum Action {
     /// Leave the room at the Spine.
     Leave(RoomId),
     /// Publish, then tell `on_published`.
-    Publish(PublishRequest),
+    Publish(Box<PublishRequest>),
     /// Verify the token, then tell `on_refreshed`.
     Refresh(RefreshRequest),
     /// Take part in the presence of a room that is joined.
@@ -101,6 +100,10 @@ pub(super) struct Refusal {
     pub(super) code: ErrorCode,
     pub(super) room: String,
     pub(super) reference: u64,
+    /// 0: not said.
+    pub(super) retry_after_ms: u32,
+    /// The binding that blocked, and its reason, if they may be told.
+    pub(super) shown: Option<Shown>,
 }
 
 /// An accepted JOIN.
@@ -139,14 +142,37 @@ pub(super) struct PresenceRequest {
 }
 
 /// An accepted PUBLISH.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct PublishRequest {
     pub(super) room: RoomId,
     pub(super) reference: u64,
-    /// The finished MESSAGE Envelope.
-    pub(super) message: Bytes,
+    /// The MESSAGE Envelope, before the policies.
+    pub(super) message: v1::Envelope,
+    /// Its publisher, for the policies.
+    pub(super) publisher: Publisher,
+    /// Payload and headers that the tenant and the session may have.
+    pub(super) caps: Caps,
     pub(super) twist: TwistId,
     pub(super) ack: bool,
+}
+
+/// Who publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Publisher {
+    pub(super) user: UserId,
+    pub(super) session: SessionId,
+    pub(super) role: Role,
+}
+
+/// Why a message is not published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unpublished {
+    /// For this code.
+    Code(ErrorCode),
+    /// By a policy.
+    Blocked(Block),
+    /// Too much was asked of the policies; it may be tried again after this.
+    Limited(Duration),
 }
 
 /// A REFRESH to verify.
@@ -291,15 +317,27 @@ impl State {
         &mut self,
         room: &RoomId,
         reference: u64,
-        result: Result<(), ErrorCode>,
+        result: Result<(), Unpublished>,
         now: Now,
     ) -> Actions {
         match result {
             Ok(()) => Actions::default(),
-            Err(code @ ErrorCode::PayloadTooLarge) => {
+            Err(Unpublished::Code(code @ ErrorCode::PayloadTooLarge)) => {
                 self.offence(code, room.to_string(), reference, now)
             }
-            Err(code) => refuse(code, room.as_str(), reference).into(),
+            Err(Unpublished::Code(code)) => refuse(code, room.as_str(), reference).into(),
+            // No offence: a client need not know the policies.
+            Err(Unpublished::Blocked(Block { code, shown, .. })) => Action::Refuse(Refusal {
+                shown,
+                ..Refusal::new(code, room.to_string(), reference)
+            })
+            .into(),
+            Err(Unpublished::Limited(wait)) => Action::Refuse(Refusal {
+                // Rounded up: who comes back then must find it over.
+                retry_after_ms: u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX),
+                ..Refusal::new(ErrorCode::RateLimited, room.to_string(), reference)
+            })
+            .into(),
         }
     }
 
@@ -427,13 +465,22 @@ impl State {
             session: self.session.to_string(),
         };
         let message = envelope::message(room.as_str(), headers, envelope.payload, sender);
-        Ok(Action::Publish(PublishRequest {
+        Ok(Action::Publish(Box::new(PublishRequest {
             room: room.clone(),
             reference: envelope.r#ref,
-            message: message.encode_to_vec().into(),
+            message,
+            publisher: Publisher {
+                user: self.identity.user.clone(),
+                session: self.session,
+                role: *role,
+            },
+            caps: Caps {
+                max_payload: self.max_payload() as usize,
+                headers: self.limits.headers,
+            },
             twist,
             ack,
-        })
+        }))
         .into())
     }
 
@@ -503,11 +550,7 @@ impl State {
             self.offences = 0;
         }
         self.offences += 1;
-        let mut actions = Actions::from(Action::Refuse(Refusal {
-            code,
-            room,
-            reference,
-        }));
+        let mut actions = Actions::from(Action::Refuse(Refusal::new(code, room, reference)));
         if self.offences > self.limits.max_offences {
             actions.push(Action::Close(CloseCode::TooManyOffences));
         }
@@ -528,11 +571,7 @@ fn is_offence(code: ErrorCode) -> bool {
 }
 
 fn refuse(code: ErrorCode, room: &str, reference: u64) -> Action {
-    Action::Refuse(Refusal {
-        code,
-        room: room.to_owned(),
-        reference,
-    })
+    Action::Refuse(Refusal::new(code, room.to_owned(), reference))
 }
 
 /// The platform's limit, or the tenant's where that is lower; 0 is none.
@@ -571,6 +610,20 @@ fn is_traceparent(text: &str) -> bool {
     let (version, trace, span, flags) = (next(), next(), next(), next());
     let id = |part: &str, len| hex(part, len) && part.bytes().any(|b| b != b'0');
     version == "00" && id(trace, 32) && id(span, 16) && hex(flags, 2) && parts.next().is_none()
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, room: String, reference: u64) -> Self {
+        Self {
+            code,
+            room,
+            reference,
+            retry_after_ms: 0,
+            shown: None,
+        }
+    }
 }
 
 // === impl Action ===

@@ -11,11 +11,13 @@ use std::{
 };
 
 use arqon_proto::{codes::ErrorCode, names::RoomId};
+use prost::Message as _;
 
 use super::{
     frame::Frame,
+    gate::Gate,
     outbox::Outbox,
-    state::{JoinRequest, PublishRequest, RefreshRequest},
+    state::{JoinRequest, PublishRequest, RefreshRequest, Unpublished},
 };
 use crate::{
     auth::{Identity, Verifier},
@@ -36,7 +38,7 @@ pub(super) enum Outcome {
     Published {
         room: RoomId,
         reference: u64,
-        result: Result<(), ErrorCode>,
+        result: Result<(), Unpublished>,
         link: Option<Arc<TenantLink>>,
     },
     Refreshed {
@@ -81,6 +83,7 @@ pub(super) fn join(way: Way, request: JoinRequest, member: Member, joined: Frame
 /// Publishes a message. `unconfirmed`, if an ACK is wanted, counts this one already.
 pub(super) fn publish(
     way: Way,
+    gate: Option<Gate>,
     request: PublishRequest,
     outbox: &Arc<Outbox>,
     unconfirmed: Option<Arc<AtomicU32>>,
@@ -88,7 +91,9 @@ pub(super) fn publish(
     let PublishRequest {
         room,
         reference,
-        message,
+        mut message,
+        publisher,
+        caps,
         twist,
         ack: _,
     } = request;
@@ -100,12 +105,25 @@ pub(super) fn publish(
         in_flight,
     });
     Box::pin(async move {
-        let link = way.link().await;
-        let result = match &link {
-            Ok(link) => link.publish(&room, message, ack).await,
-            Err(code) => Err(*code),
+        let passed = match gate {
+            Some(gate) => {
+                let subject = publisher.subject(&way.tenant.id, &room);
+                gate.pass(subject, &mut message, &caps).await
+            }
+            None => Ok(()),
         };
-        if let (Err(_), Some(unconfirmed)) = (result, unconfirmed) {
+        let (result, link) = match passed {
+            Ok(()) => match way.link().await {
+                Ok(link) => {
+                    let message = message.encode_to_vec().into();
+                    let result = link.publish(&room, message, ack).await;
+                    (result.map_err(Unpublished::Code), Some(link))
+                }
+                Err(code) => (Err(Unpublished::Code(code)), None),
+            },
+            Err(blocked) => (Err(blocked), way.link),
+        };
+        if let (Err(_), Some(unconfirmed)) = (&result, unconfirmed) {
             // Refused at once: no answer of the Spine will come.
             unconfirmed.fetch_sub(1, Ordering::AcqRel);
         }
@@ -113,7 +131,7 @@ pub(super) fn publish(
             room,
             reference,
             result,
-            link: link.ok(),
+            link,
         }
     })
 }

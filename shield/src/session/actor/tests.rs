@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, time::SystemTime};
 
+use arqon_policy::{Host, HostOptions, Policies, PoliciesOptions};
 use arqon_proto::{
     codes::ErrorCode,
     envelope::decode_server,
@@ -58,6 +59,12 @@ struct Peer<S> {
 
 // === impl Ground ===
 
+/// The real engine, with nothing bound.
+fn no_policies() -> Policies {
+    let host = Host::new(&HostOptions::default()).unwrap();
+    Policies::new(&host, &PoliciesOptions::default()).unwrap().0
+}
+
 impl Ground {
     async fn new() -> Self {
         Self::with("").await
@@ -79,6 +86,7 @@ impl Ground {
             &manifest,
             SpinePool::new(spine.params("shield-1"), &metrics).unwrap(),
             tenants.clone(),
+            no_policies(),
             sessions.clone(),
             Arc::new(Verifier::new(tenants.clone(), &manifest, metrics.clone())),
             metrics.clone(),

@@ -5,7 +5,9 @@ use arqon_proto::{
     headers::{TRACEPARENT, X_TIMESTAMP, X_TWIST_ID},
     names::{TenantId, UserId},
 };
+use bytes::Bytes;
 use proptest::prelude::*;
+use prost::Message as _;
 use time::macros::datetime;
 
 use super::*;
@@ -101,8 +103,8 @@ fn publish(state: &mut State, name: &str) -> Actions {
 fn published(actions: Actions) -> (PublishRequest, v1::Envelope) {
     match list(actions).pop() {
         Some(Action::Publish(request)) => {
-            let message = decode_server(request.message.clone()).unwrap();
-            (request, message)
+            let message = decode_server(request.message.encode_to_vec().into()).unwrap();
+            (*request, message)
         }
         other => panic!("{other:?}"),
     }
