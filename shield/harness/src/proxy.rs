@@ -18,6 +18,8 @@ struct Weather {
     up_paused: bool,
     /// Nothing passes from the server to the client.
     down_paused: bool,
+    /// Nothing passes either way on connections taken before this many.
+    frozen: usize,
     /// Each chunk waits this long, on every second connection only.
     lag: Duration,
     /// Counts cuts: a connection that began before the last one is closed.
@@ -89,9 +91,19 @@ impl Proxy {
             .send_modify(|weather| weather.down_paused = true);
     }
 
-    /// Ends both pauses; what was held back passes.
+    /// Holds back everything on the first connections, so many of them; they
+    /// stay open, and new ones are closed at once.
+    pub fn freeze_first(&self, connections: usize) {
+        self.refuse(true);
+        self.weather
+            .send_modify(|weather| weather.frozen = connections);
+    }
+
+    /// Ends all pauses; what was held back passes.
     pub fn resume(&self) {
+        self.refuse(false);
         self.weather.send_modify(|weather| {
+            weather.frozen = 0;
             weather.up_paused = false;
             weather.down_paused = false;
         });
@@ -147,7 +159,7 @@ async fn serve(
                 // A proxy that waited for full segments would be a fault of its own.
                 let _ = client.set_nodelay(true);
                 let _ = server.set_nodelay(true);
-                carry(client, server, weather, number % 2 == 1).await;
+                carry(client, server, weather, number).await;
             }
             open.fetch_sub(1, Ordering::SeqCst);
         });
@@ -159,14 +171,14 @@ async fn carry(
     client: TcpStream,
     server: TcpStream,
     mut weather: watch::Receiver<Weather>,
-    slow: bool,
+    number: usize,
 ) {
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let up = pump(client_read, server_write, weather.clone(), slow, |now| {
+    let up = pump(client_read, server_write, weather.clone(), number, |now| {
         now.up_paused
     });
-    let down = pump(server_read, client_write, weather.clone(), slow, |now| {
+    let down = pump(server_read, client_write, weather.clone(), number, |now| {
         now.down_paused
     });
     let begun = weather.borrow().cuts;
@@ -182,7 +194,7 @@ async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
-    slow: bool,
+    number: usize,
     paused: fn(&Weather) -> bool,
 ) {
     let mut chunk = vec![0; 16 * 1024];
@@ -191,10 +203,11 @@ async fn pump(
             return;
         };
         let lag = weather.borrow().lag;
-        if slow && !lag.is_zero() {
+        if number % 2 == 1 && !lag.is_zero() {
             tokio::time::sleep(lag).await;
         }
-        if weather.wait_for(|now| !paused(now)).await.is_err() {
+        let held = |now: &Weather| paused(now) || number < now.frozen;
+        if weather.wait_for(|now| !held(now)).await.is_err() {
             return;
         }
         if to.write_all(&chunk[..len]).await.is_err() {

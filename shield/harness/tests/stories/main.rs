@@ -10,6 +10,7 @@ mod endings;
 mod environment;
 mod isolation;
 mod lost_spine;
+mod policies;
 mod presence;
 mod presence_crashes;
 mod presence_wire;
