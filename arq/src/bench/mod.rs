@@ -8,6 +8,7 @@ mod dialect;
 mod engine;
 mod idle;
 mod load;
+mod policy;
 mod presence;
 mod process;
 mod protobuf;
@@ -53,6 +54,11 @@ enum Command {
     Idle(IdleArgs),
     /// What presence costs Brain, and what a storm of joins costs listeners
     Presence(presence::PresenceArgs),
+    /// What policies cost a message, beside an HTTP hook with the same check
+    Policy(policy::PolicyArgs),
+    /// The HTTP hook of `arq bench policy`
+    #[command(hide = true)]
+    PolicyHook,
     /// The medians of recorded runs as one table
     Table(table::TableArgs),
     /// A self-signed certificate for 127.0.0.1 and its key, for servers under measurement
@@ -176,7 +182,11 @@ pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
         Command::Fanout(args) => fanout(&args, globals)?,
         Command::Pairs(args) => pairs(&args, globals)?,
         Command::Idle(args) => idle(&args, globals)?,
-        Command::Presence(args) => return presence(&args, globals),
+        Command::Presence(args) => {
+            return several(|| presence::run(&args, globals), globals);
+        }
+        Command::Policy(args) => return several(|| policy::run(&args, globals), globals),
+        Command::PolicyHook => return policy::serve_hook(),
         Command::Table(args) => return table::run(&args, globals),
         Command::Certificate { folder } => return target::certificate(&folder),
     };
@@ -186,9 +196,10 @@ pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
     table::print(&[record], &globals.output)
 }
 
-fn presence(args: &presence::PresenceArgs, globals: &Globals) -> Result {
+/// A benchmark with a record for each thing it measures.
+fn several(measure: impl FnOnce() -> Result<Vec<Record>>, globals: &Globals) -> Result {
     let measured = Measured::begin();
-    let mut records = presence::run(args, globals)?;
+    let mut records = measure()?;
     if let Some(first) = records.first_mut() {
         measured.end(first);
     }
