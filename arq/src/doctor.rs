@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Doctor, globals: &Globals) -> Result {
             checks: Vec::new(),
             output: globals.output,
         };
-        examine(args, globals, &mut report).await?;
+        Box::pin(examine(args, globals, &mut report)).await?;
         report.finish()
     }))
 }

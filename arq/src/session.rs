@@ -128,7 +128,13 @@ pub(crate) fn explain(url: &str, error: &ClientError) -> Failure {
 
 /// A typed error of the protocol as a failure.
 pub(crate) fn rejected(rejection: &Rejection) -> Failure {
-    let failure = Failure::new(format!("{} {}", rejection.code, rejection.name));
+    let mut what = format!("{} {}", rejection.code, rejection.name);
+    if !rejection.policy.is_empty() {
+        // A policy's words, on a terminal.
+        let reason = rejection.reason.escape_debug();
+        what = format!("{what} by {}: {reason}", rejection.policy);
+    }
+    let failure = Failure::new(what);
     match rejection.known() {
         Some(code) => failure.hint(code.help()),
         None if rejection.message.is_empty() => failure,

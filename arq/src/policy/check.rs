@@ -110,7 +110,7 @@ fn pairs(component: &Component, shape: &Shape, verdict: String) -> Vec<(&'static
             "stack",
             shape
                 .stack_bytes
-                .map_or_else(|| "unknown".to_owned(), |bytes| size::words(bytes)),
+                .map_or_else(|| "unknown".to_owned(), size::words),
         ),
         (
             "imports",

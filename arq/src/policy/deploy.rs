@@ -3,7 +3,7 @@
 
 use arqon_policy::Digest;
 use arqon_proto::names::PolicyName;
-use arqon_proto::v1::{PolicyBinding, PolicyLimits, PolicyVersion};
+use arqon_proto::v1::{PolicyBinding, PolicyVersion};
 use arqon_spine::admin::{Admin, BindPolicy, PolicyChange, PolicyError};
 use arqon_spine::control::{ControlError, PolicyKey};
 use serde_json::json;
@@ -238,7 +238,7 @@ fn wished(
         order: before.order,
         shadow: before.shadow,
         isolation: before.isolation(),
-        limits: before.limits.unwrap_or_else(PolicyLimits::default),
+        limits: before.limits.unwrap_or_default(),
         show_reason: before.show_reason,
         by: by(),
     })

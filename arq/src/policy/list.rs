@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use arqon_proto::v1::{Policy, PolicyLimits, PolicyVersion};
+use arqon_proto::v1::{Policy, PolicyVersion};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -249,7 +249,7 @@ pub(super) fn show(args: &Show, globals: &Globals) -> Result {
 fn tell_binding(bound: Bound<'_>, config: &str, overview: &Overview, output: &Output) -> Result {
     let binding = bound.binding;
     let counts = overview.counts(bound.key);
-    let limits = place::limits(&binding.limits.unwrap_or_else(PolicyLimits::default));
+    let limits = place::limits(&binding.limits.unwrap_or_default());
     let history: Vec<String> = binding
         .history
         .iter()

@@ -91,7 +91,7 @@ pub(super) struct Usage {
 impl Usage {
     fn apply(&self, limits: &mut PolicyLimits) -> Result {
         if let Some(memory) = self.memory {
-            if memory > Limits::MAX_MEMORY_BYTES || memory < 1 << 16 {
+            if !(1 << 16..=Limits::MAX_MEMORY_BYTES).contains(&memory) {
                 return Err(Failure::usage(
                     "an instance has at least 64KiB of memory, and 16MiB at most",
                 ));

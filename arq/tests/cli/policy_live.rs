@@ -267,7 +267,7 @@ struct Unable {
 impl Unable {
     fn start(bus: &Bus) -> Self {
         let state =
-            arqon_spine::state::StateFolder::open(&bus.folder.state().join("spine")).unwrap();
+            arqon_spine::state::StateFolder::open(bus.folder.state().join("spine")).unwrap();
         let nats = bus.ready["nats"][0].as_str().unwrap().to_owned();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
