@@ -203,13 +203,27 @@ mod tests {
     fn the_first_tick_ends_nothing() {
         for mut spent in [
             Deadline::new(Duration::ZERO, LONG),
-            Deadline::new(LONG, Duration::ZERO),
             Deadline::exact(Duration::ZERO, LONG),
-            Deadline::exact(LONG, Duration::ZERO),
         ] {
             assert!(!interrupts(&mut spent));
             assert!(interrupts(&mut spent));
         }
+    }
+
+    /// A thread that got no CPU is past the wall-clock cap for no fault of the
+    /// policy's; one that runs is not.
+    #[test]
+    fn past_the_wall_clock_cap_a_quarter_of_the_budget_ends_it() {
+        let mut starved = Deadline::new(LONG, Duration::ZERO);
+        assert!(!interrupts(&mut starved));
+        assert!(!interrupts(&mut starved));
+
+        let budget = Duration::from_millis(40);
+        let mut running = Deadline::new(budget, Duration::ZERO);
+        assert!(!interrupts(&mut running));
+        let before = sys::thread_cpu();
+        while sys::thread_cpu() - before < budget / 4 {}
+        assert!(interrupts(&mut running));
     }
 
     #[test]
