@@ -84,7 +84,7 @@ const MAX_PAYLOAD: usize = 64 << 20;
 pub(super) fn read(file: &Path) -> Result<Vec<Case>> {
     let text = std::fs::read_to_string(file)
         .doing(format!("cannot read the cases {}", file.display()))
-        .hint("`arq policy new` makes an example; docs/policies.md describes the file")?;
+        .hint("`arq policy new` makes an example, `arq policy test --help` describes the file")?;
     let folder = file.parent().unwrap_or(Path::new(""));
     parse(&text, folder).doing(file.display())
 }
