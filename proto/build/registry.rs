@@ -14,6 +14,8 @@ pub(crate) struct Registry {
     pub(crate) error: Vec<ErrorEntry>,
     /// What a WebSocket close carries.
     pub(crate) close: Vec<CloseEntry>,
+    /// What a client library raises by itself.
+    pub(crate) client: Vec<ClientEntry>,
 }
 
 /// One `[[error]]`.
@@ -41,12 +43,35 @@ pub(crate) struct CloseEntry {
     retired: bool,
 }
 
+/// One `[[client]]`. Nothing in Rust raises these: they are kept here so that the numbers of every
+/// SDK agree, and none meets one of the wire's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClientEntry {
+    number: u16,
+    name: String,
+    retry: Retry,
+    help: String,
+    #[serde(default)]
+    retired: bool,
+}
+
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum Retry {
     Never,
     Later,
     NewToken,
+}
+
+impl Retry {
+    const fn for_people(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Later => "later",
+            Self::NewToken => "new token",
+        }
+    }
 }
 
 /// The ranges of error numbers, for the check and as headings of the table.
@@ -73,8 +98,9 @@ impl Registry {
         let mut problems = Vec::new();
         let errors = self.error.iter().map(|e| (e.number, &e.name, &e.help));
         let closes = self.close.iter().map(|c| (c.number, &c.name, &c.help));
+        let clients = self.client.iter().map(|c| (c.number, &c.name, &c.help));
         let (mut numbers, mut names) = (BTreeSet::new(), BTreeSet::new());
-        for (number, name, help) in errors.chain(closes) {
+        for (number, name, help) in errors.chain(closes).chain(clients) {
             if !numbers.insert(number) {
                 problems.push(format!("{name}: number {number} is taken"));
             }
@@ -94,6 +120,11 @@ impl Registry {
         for close in &self.close {
             if !(4000..=4999).contains(&close.number) {
                 problems.push(format!("{}: a close code is 4000 to 4999", close.name));
+            }
+        }
+        for client in &self.client {
+            if !(5000..=5999).contains(&client.number) {
+                problems.push(format!("{}: a client's code is 5000 to 5999", client.name));
             }
         }
         problems
@@ -167,11 +198,7 @@ impl Registry {
                  |---|---|---|---|---|---|\n"
             );
             for e in rows {
-                let retry = match e.retry {
-                    Retry::Never => "never",
-                    Retry::Later => "later",
-                    Retry::NewToken => "new token",
-                };
+                let retry = e.retry.for_people();
                 let http = e.http.map(|h| h.to_string()).unwrap_or_default();
                 let public = e
                     .public
@@ -208,6 +235,20 @@ impl Registry {
                     help_text(&c.help, c.retired)
                 );
             }
+        }
+        out.push_str(
+            "\n## Raised by a client library, never sent (5000–5999)\n\n\
+             | number | name | retry | what happened, what to do |\n|---|---|---|---|\n",
+        );
+        for c in &self.client {
+            let _ = writeln!(
+                out,
+                "| {} | `{}` | {} | {} |",
+                c.number,
+                c.name,
+                c.retry.for_people(),
+                help_text(&c.help, c.retired)
+            );
         }
         out.push_str(
             "\nOf the codes of RFC 6455, Shield uses 1000 (the client asked), 1002 (illegal framing)\n\
