@@ -1,0 +1,91 @@
+"""Looks into the built wheel and sdist: every file that belongs there, and nothing else.
+
+package_contents.py FOLDER
+"""
+
+from __future__ import annotations
+
+import email
+import pathlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+SDK = pathlib.Path(__file__).resolve().parent.parent
+# Named, so that they are missed here even if they are gone from git.
+REQUIRED = {
+    "arqon/__init__.py",
+    "arqon/__main__.py",
+    "arqon/_codes.py",
+    "arqon/_leaves.py",
+    "arqon/_proto/envelope_pb2.py",
+    "arqon/_proto/envelope_pb2.pyi",
+    "arqon/errors.py",
+    "arqon/py.typed",
+    "arqon/sync.py",
+    "arqon/testing/__init__.py",
+}
+SDIST = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
+
+
+def committed() -> set[str]:
+    """The package's files, as git knows them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "src/arqon"],
+        cwd=SDK,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+    ).stdout
+    return {name.removeprefix("src/") for name in listed.split("\0") if name}
+
+
+def differences(where: str, have: set[str], want: set[str]) -> list[str]:
+    """What is too much and what is missing."""
+    return [
+        *(f"{where}: {name} does not belong there" for name in sorted(have - want)),
+        *(f"{where}: {name} is missing" for name in sorted(want - have)),
+    ]
+
+
+def main() -> None:
+    """Compares, and says what is wrong."""
+    folder = pathlib.Path(sys.argv[1])
+    (wheel,) = folder.glob("*.whl")
+    (sdist,) = folder.glob("*.tar.gz")
+    package = committed()
+    wrong = differences("git", package & REQUIRED, REQUIRED)
+
+    stem = "-".join(wheel.name.split("-")[:2])
+    info = f"{stem}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        extra = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")}
+        wrong += differences(wheel.name, set(archive.namelist()), package | extra)
+        metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+        tags = email.message_from_bytes(archive.read(f"{info}/WHEEL")).get_all("Tag")
+        for name in ("_proto/envelope_pb2.py", "_codes.py"):
+            if archive.read(f"arqon/{name}") != (SDK / "src/arqon" / name).read_bytes():
+                wrong.append(f"{wheel.name}: {name} is not the committed one")
+    if tags != ["py3-none-any"]:
+        wrong.append(f"{wheel.name}: is not pure Python: {tags}")
+    needs = sorted(metadata.get_all("Requires-Dist") or [])
+    if [need.split("<")[0].split(">")[0] for need in needs] != ["protobuf", "websockets"]:
+        wrong.append(f"{wheel.name}: needs {needs}")
+    if metadata["Requires-Python"] != ">=3.10" or metadata["License-Expression"] != "Apache-2.0":
+        wrong.append(f"{wheel.name}: Requires-Python or License-Expression is wrong")
+
+    with tarfile.open(sdist) as tar:
+        names = {
+            member.name.removeprefix(f"{stem}/") for member in tar.getmembers() if member.isfile()
+        }
+    # Hatchling always takes the ignore file that it obeyed along.
+    names.discard(".gitignore")
+    wrong += differences(sdist.name, names, {f"src/{name}" for name in package} | SDIST)
+    if wrong:
+        sys.exit("\n".join(wrong))
+    print(f"{wheel.name}: {len(package)} files; {sdist.name} has the same")
+
+
+if __name__ == "__main__":
+    main()
