@@ -131,7 +131,8 @@ async def run(example: Example, url: str, names: Mapping[str, object], timeout: 
                 left = deadline - loop.time()
                 if left <= 0:
                     raise AssertionError(
-                        f"{example.name} did not end in {timeout} s; not printed: {missing()}"
+                        f"{example.name} did not end in {timeout} s; "
+                        f"not printed: {missing()}, but {output.getvalue()!r}"
                     )
                 more.clear()
                 waiter = asyncio.ensure_future(more.wait())

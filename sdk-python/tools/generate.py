@@ -1,6 +1,6 @@
-"""Writes what is generated from proto/: the Protobuf classes and the table of codes.
+"""Writes what is generated from proto/: the Protobuf classes, and what is made of the codes.
 
-    generate.py            writes src/arqon/_proto/, _codes.py and _leaves.py
+    generate.py            writes src/arqon/_proto/, _codes.py, _leaves.py and README.md's table
     generate.py --check    only says whether they are current; exit status 1 if not
 
 Needs Python 3.11, ruff, and the protoc of requirements-protoc.txt in .tools/protoc;
@@ -209,6 +209,19 @@ def literal(text: str) -> str:
     return f"({' '.join(map(repr, parts))})"
 
 
+def readme(text: str, codes: list[Code]) -> str:
+    """The README with its table of codes."""
+    rows = "".join(
+        f"| `{code.cls}` | {code.number} | {code.retry.replace('_', ' ')} | {code.help} |\n"
+        for code in codes
+    )
+    before, begin, rest = text.partition("<!-- codes -->\n")
+    _, end, after = rest.partition("<!-- /codes -->\n")
+    if not end:
+        fail("README.md has no place for the codes", "put <!-- codes --> and <!-- /codes --> back")
+    return f"{before}{begin}| class | code | retry | |\n|---|---|---|---|\n{rows}{end}{after}"
+
+
 def formatted(name: str, source: str) -> str:
     """The source as `ruff format` has it, so that generated files pass the lint too."""
     return run(
@@ -268,6 +281,9 @@ def main() -> int:
     wanted[PACKAGE / "_proto/__init__.py"] = ""
     wanted[PACKAGE / "_codes.py"] = formatted("_codes.py", codes_py(codes))
     wanted[PACKAGE / "_leaves.py"] = formatted("_leaves.py", leaves_py(codes))
+
+    page = SDK / "README.md"
+    wanted[page] = readme(page.read_text(encoding="utf-8"), codes)
 
     stale = False
     for path, text in wanted.items():

@@ -4,11 +4,11 @@ Example::
 
     import arqon
 
-    async with arqon.connect("wss://bus.example/v1/socket", token=get_token) as bus:
+    async with arqon.connect("wss://bus.example.com/v1/socket", token=get_token) as bus:
         room = await bus.join("lobby", meta={"name": "Ada"})
         await room.publish(b"hello")
         async for message in room:
-            print(message.sender.user, message.payload)
+            print(message.sender.user, message.payload)  # prints: ada b'hello'
 
 :func:`connect` gives a :class:`Client`, :meth:`Client.join` a :class:`Room`. Errors are in
 :mod:`arqon.errors`, a wrapper for scripts without asyncio in :mod:`arqon.sync`, a gateway for

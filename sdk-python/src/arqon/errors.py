@@ -2,13 +2,12 @@
 
 Each code of the registry has a class of its own; catch the class, or its base for a whole range::
 
-    from arqon import connect
-    from arqon.errors import AuthError, ArqonError
+    from arqon.errors import ArqonError, AuthError
 
     try:
-        bus = await connect(URL, token=TOKEN)
+        await arqon.connect("wss://bus.example.com/v1/socket", token="stale")
     except AuthError as error:
-        print("not let in:", error.name, error.help)
+        print("not let in:", error.name)  # prints: not let in: TOKEN_MALFORMED
     except ArqonError as error:
         if not error.retryable:
             raise
