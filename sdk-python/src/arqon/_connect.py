@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ._client import Client
 from ._connection import Dial, check_url
+from ._core import Core
 from ._events import EventHandler
 from ._inbox import Inbox
 from ._tokens import Tokens, TokenSource
@@ -65,18 +66,15 @@ class Connecting:
         self._client: Client | None = None
 
     async def _connect(self) -> Client:
-        queue_messages, queue_bytes, overflow = self._queue
-        client = Client(
+        core = Core(
             self._dial,
             self._tokens,
             request_timeout=self._request_timeout,
             reconnect=self._reconnect,
-            queue_messages=queue_messages,
-            queue_bytes=queue_bytes,
-            overflow=overflow,
             on_event=self._on_event,
         )
-        return await client._start()
+        await core.start()
+        return Client(core, self._queue)
 
     def __await__(self) -> Generator[Any, None, Client]:
         return self._connect().__await__()
@@ -116,7 +114,7 @@ def connect(
 
     Example::
 
-        async with arqon.connect(url, token=get_token) as bus:
+        async with arqon.connect("wss://bus.example.com/v1/socket", token=get_token) as bus:
             room = await bus.join("lobby")
 
     The first connect is tried once, and its error raised; from then on a lost connection is opened

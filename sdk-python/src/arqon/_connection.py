@@ -230,6 +230,13 @@ class Link:
         finally:
             self.abort()
 
+    async def close_within(self, timeout: float) -> None:
+        """Closes in good order if that takes no longer than so many seconds, else at once."""
+        try:
+            await asyncio.wait_for(self.close(), timeout)
+        except (asyncio.TimeoutError, OSError):
+            self.abort()
+
     def abort(self) -> None:
         """Ends it now."""
         self._closing = True

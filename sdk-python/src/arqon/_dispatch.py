@@ -1,4 +1,4 @@
-"""What each frame of the server does to a client. Runs inside the reader, so it never waits."""
+"""What each frame of the server does to a core. Runs inside the reader, so it never waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._types import Message, PublishFailed, ReconnectAsked, ServerProblem
 from .errors import from_code
 
 if TYPE_CHECKING:
-    from ._client import Client
+    from ._core import Core
 
 #: The correlation id of all fire-and-forget publishes: an ERROR with it is an event.
 FIRE_AND_FORGET = 1
@@ -24,8 +24,8 @@ FIRE_AND_FORGET = 1
 class Dispatch:
     """Takes the frames of a client's connection."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self._handlers: Mapping[int, Callable[[pb.Envelope, int], None]] = {
             pb.OPCODE_MESSAGE: self._message,
             pb.OPCODE_ACK: self._answer,
@@ -45,104 +45,105 @@ class Dispatch:
 
     def frame(self, link: Link, envelope: pb.Envelope, size: int) -> None:
         """Takes one frame; of a connection that is no longer in use, none."""
-        if link is self._client._link:
+        if link is self._core.hearing:
             self._handlers[int(envelope.op)](envelope, size)
 
     def expires(self, at: datetime) -> None:
         """The token in force expires then."""
-        session = self._client._session
+        session = self._core.session
         if session is not None:
-            self._client._session = dataclasses.replace(session, expires_at=at)
+            self._core.session = dataclasses.replace(session, expires_at=at)
 
     def _message(self, envelope: pb.Envelope, size: int) -> None:
-        room = self._client._rooms.get(envelope.room)
+        room = self._core.rooms.by_name.get(envelope.room)
         if room is not None and room._joined:
             room._inbox.put(Message(envelope), size)
 
     def _answer(self, envelope: pb.Envelope, size: int) -> None:
         if envelope.ref:
-            self._client._requests.answered(envelope.ref, envelope)
+            self._core.requests.answered(envelope.ref, envelope)
 
     def _joined(self, envelope: pb.Envelope, size: int) -> None:
-        client = self._client
-        waited_for = client._requests.answered(envelope.ref, envelope)
-        room = client._rooms.get(envelope.room)
-        if room is not None and waited_for and not room._joined:
+        core = self._core
+        waited_for = core.requests.answered(envelope.ref, envelope)
+        room = core.rooms.by_name.get(envelope.room)
+        if room is not None and waited_for and room._join_ref == envelope.ref:
             # Here and not in the task that waits: what follows in this very read belongs to it.
             room._on_joined()
-            client._notify()
+            core.notify()
 
     def _left(self, envelope: pb.Envelope, size: int) -> None:
-        client = self._client
-        if envelope.ref and client._requests.answered(envelope.ref, envelope):
+        core = self._core
+        if envelope.ref and core.requests.answered(envelope.ref, envelope):
             return
-        room = client._rooms.get(envelope.room)
+        room = core.rooms.by_name.get(envelope.room)
         if room is not None and envelope.left.code:
             told = envelope.left
-            client._end_room(room, from_code(told.code, told.name))
+            core.rooms.end_room(room, from_code(told.code, told.name))
 
     def _error(self, envelope: pb.Envelope, size: int) -> None:
-        client = self._client
+        core = self._core
         error = _wire.error_of(envelope)
         ref, room = envelope.ref, envelope.room
         if ref > FIRE_AND_FORGET:
             # An answer that came too late was told as that already.
-            client._requests.refused(ref, error)
+            core.requests.refused(ref, error)
         elif ref == FIRE_AND_FORGET:
-            client._emit(PublishFailed(room, error))
+            core.events.emit(PublishFailed(room, error))
         else:
-            client._emit(ServerProblem(room, error))
+            core.events.emit(ServerProblem(room, error))
 
     def _gap(self, envelope: pb.Envelope, size: int) -> None:
-        client = self._client
-        room = client._rooms.get(envelope.room)
+        core = self._core
+        room = core.rooms.by_name.get(envelope.room)
         if room is not None and room._joined:
             gap = _wire.gap_of(envelope)
             room._inbox.put_gap(gap)
-            client._emit(gap)
+            core.events.emit(gap)
 
     def _presence_state(self, envelope: pb.Envelope, size: int) -> None:
         told = envelope.presence_state
-        client = self._client
+        core = self._core
         if envelope.ref:
-            client._requests.answered(envelope.ref, envelope, last=told.last_page)
-        room = client._rooms.get(envelope.room)
+            core.requests.answered(envelope.ref, envelope, last=told.last_page)
+        room = core.rooms.by_name.get(envelope.room)
         # An answer to PRESENCE_GET replaces what a watcher knows, too.
         if room is not None and room.presence.mode in ("full", "watch"):
             room.presence._told_state(
                 [_wire.member_of(member) for member in told.members],
                 told.count,
+                ref=envelope.ref,
                 last_page=told.last_page,
                 truncated=told.truncated,
             )
 
     def _presence_update(self, envelope: pb.Envelope, size: int) -> None:
-        room = self._client._rooms.get(envelope.room)
+        room = self._core.rooms.by_name.get(envelope.room)
         if room is not None:
             told = envelope.presence_update
             members = [_wire.member_of(member) for member in told.members]
             room.presence._told_update(members, told.count)
 
     def _presence_leave(self, envelope: pb.Envelope, size: int) -> None:
-        room = self._client._rooms.get(envelope.room)
+        room = self._core.rooms.by_name.get(envelope.room)
         if room is not None:
             told = envelope.presence_leave
             room.presence._told_leave(list(told.users), told.count)
 
     def _presence_count(self, envelope: pb.Envelope, size: int) -> None:
         if envelope.ref:
-            self._client._requests.answered(envelope.ref, envelope)
-        room = self._client._rooms.get(envelope.room)
+            self._core.requests.answered(envelope.ref, envelope)
+        room = self._core.rooms.by_name.get(envelope.room)
         if room is not None:
             room.presence._told_count(envelope.presence_count.count)
 
     def _token_expiring(self, envelope: pb.Envelope, size: int) -> None:
         self.expires(_wire.expiry_of(envelope.token_expiring.expires_at))
-        self._client._refresh_soon()
+        self._core.refresh_soon()
 
     def _goaway(self, envelope: pb.Envelope, size: int) -> None:
         told = envelope.goaway
         spread = random.uniform(0.0, told.spread_ms / 1000)
         after = told.retry_after_ms / 1000 + spread
-        self._client._go_away(after)
-        self._client._emit(ReconnectAsked(after))
+        self._core.go_away(after)
+        self._core.events.emit(ReconnectAsked(after))

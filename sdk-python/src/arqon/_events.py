@@ -43,10 +43,14 @@ class Events:
             self._task = asyncio.ensure_future(self._run(self._handler))
         self._stir()
 
-    async def close(self, timeout: float) -> None:
-        """Waits for the events that are queued, for so many seconds at most; none comes after."""
+    def end(self) -> None:
+        """None comes after those that are queued."""
         self._closing = True
         self._stir()
+
+    async def close(self, timeout: float) -> None:
+        """Waits for the events that are queued, for so many seconds at most; none comes after."""
+        self.end()
         task = self._task
         # A handler may close the client; it is not to wait for itself.
         if task is None or task is asyncio.current_task():

@@ -66,7 +66,7 @@ class Presence:
     beginning with a join for each member that is there::
 
         async for change in room.presence:
-            print(change.kind, change.user, change.member.meta)
+            print(change.kind, change.user)  # prints: join ada
 
     With mode ``count``, `counts()` tells how many there are. Over a size that the platform sets
     (500 users) a room is told by its count only: `truncated` is true and `members` is empty.
@@ -78,7 +78,8 @@ class Presence:
         self._room = room
         self._mode: PresenceMode = mode
         self._members: dict[str, Member] = {}
-        self._pages: dict[str, Member] | None = None
+        # Pages that came, by the request they answer.
+        self._pages: dict[int, dict[str, Member]] = {}
         self._count: int | None = None
         self._truncated = False
         self._ready = False
@@ -122,7 +123,7 @@ class Presence:
             PresenceUnavailable: presence cannot be told at the moment.
             RequestTimeout: no answer in time.
         """
-        members, _ = await self._room._client._presence_get(self._room.name, count_only=False)
+        members, _ = await self._room._rooms.presence_get(self._room.name, count_only=False)
         return members
 
     async def get_count(self) -> int:
@@ -132,7 +133,7 @@ class Presence:
             PresenceUnavailable: presence cannot be told at the moment.
             RequestTimeout: no answer in time.
         """
-        _, count = await self._room._client._presence_get(self._room.name, count_only=True)
+        _, count = await self._room._rooms.presence_get(self._room.name, count_only=True)
         return count
 
     async def set(self, meta: Mapping[str, str]) -> None:
@@ -186,14 +187,13 @@ class Presence:
     # -- what the server tells
 
     def _told_state(
-        self, members: list[Member], count: int, *, last_page: bool, truncated: bool
+        self, members: list[Member], count: int, *, ref: int, last_page: bool, truncated: bool
     ) -> None:
-        if self._pages is None:
-            self._pages = {}
-        self._pages.update((member.user, member) for member in members)
+        pages = self._pages.setdefault(ref, {})
+        pages.update((member.user, member) for member in members)
         if not last_page:
             return
-        pages, self._pages = self._pages, None
+        del self._pages[ref]
         self._ready = True
         self._truncated = truncated
         self._members = {} if truncated else pages
@@ -227,11 +227,12 @@ class Presence:
 
     def _disconnected(self) -> None:
         self._ready = False
-        self._pages = None
+        self._pages.clear()
 
     def _end(self, error: BaseException | None) -> None:
-        self._ended = True
-        self._error = error
+        if not self._ended:
+            self._ended = True
+            self._error = error
         for watcher in (*self._watchers, *self._counters):
             watcher.stir()
 

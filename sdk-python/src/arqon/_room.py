@@ -11,12 +11,12 @@ from . import _wire
 from ._inbox import Inbox
 from ._presence import Presence
 from ._types import Gap, GapReason, Message, Overflow, PresenceMode, Receipt
-from .errors import ArqonError, ClientClosed
+from .errors import ArqonError, ClientClosed, NotJoined
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ._client import Client
+    from ._rooms import Rooms
 
 Payload = bytes | bytearray | memoryview
 
@@ -27,8 +27,9 @@ class Room:
     Messages wait in a queue of the room, bounded by ``queue_messages`` and ``queue_bytes``, until
     they are read::
 
+        await room.publish(b"hello")
         async for message in room:
-            print(message.sender.user, message.payload)
+            print(message.sender.user, message.payload)  # prints: ada b'hello'
 
     Iterating ends when the room is left or the client closed, and raises the error where one
     ended it. Several readers share the queue: each message goes to one of them.
@@ -36,7 +37,7 @@ class Room:
 
     def __init__(
         self,
-        client: Client,
+        rooms: Rooms,
         name: str,
         *,
         echo: bool,
@@ -46,13 +47,15 @@ class Room:
         queue_bytes: int,
         overflow: Overflow,
     ) -> None:
-        self._client = client
+        self._rooms = rooms
         self._name = name
         self._echo = echo
         self._meta = dict(meta)
         self._inbox = Inbox(name, queue_messages, queue_bytes, overflow)
         self._presence = Presence(self, mode)
         self._joined = False
+        #: The correlation id of the JOIN that is to be answered.
+        self._join_ref = 0
         self._was_joined = False
         self._ended = False
 
@@ -129,7 +132,7 @@ class Room:
             SendQueueFull: nothing was sent, the network takes less than is published.
             ClientClosed: the client is closed.
         """
-        return await self._client._publish(self._name, self, payload, ack, headers, twist_id)
+        return await self._rooms.publish(self._name, self, payload, ack, headers, twist_id)
 
     @overload
     async def publish_text(
@@ -161,7 +164,7 @@ class Room:
     ) -> Receipt | None:
         """Like :meth:`publish`, for text: UTF-8, and the header ``content-type: text/plain``."""
         typed = _with_type(headers, "text/plain; charset=utf-8")
-        return await self._client._publish(self._name, self, text.encode(), ack, typed, twist_id)
+        return await self._rooms.publish(self._name, self, text.encode(), ack, typed, twist_id)
 
     @overload
     async def publish_json(
@@ -198,7 +201,7 @@ class Room:
         """
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         typed = _with_type(headers, "application/json")
-        return await self._client._publish(self._name, self, text.encode(), ack, typed, twist_id)
+        return await self._rooms.publish(self._name, self, text.encode(), ack, typed, twist_id)
 
     # -- reading
 
@@ -206,13 +209,14 @@ class Room:
         """The next message; gaps are left out.
 
         Raises:
-            ClientClosed: the room was left or the client closed.
+            NotJoined: the room was left.
+            ClientClosed: the client closed.
             ArqonError: the error that ended the room or the client.
         """
         try:
             return await _Messages(self._inbox).__anext__()
         except StopAsyncIteration:
-            raise ClientClosed(f"{self._name} was left, or the client closed") from None
+            raise self._why_ended() from None
 
     def __aiter__(self) -> AsyncIterator[Message]:
         return _Messages(self._inbox)
@@ -231,7 +235,7 @@ class Room:
         Raises:
             RequestTimeout: the server did not confirm it in time; the room is left here.
         """
-        await self._client._leave(self)
+        await self._rooms.leave(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -250,7 +254,16 @@ class Room:
 
     # -- for the client
 
+    def _why_ended(self) -> BaseException:
+        """The error for who still wants something of a room that has ended."""
+        if self._inbox.error is not None:
+            return self._inbox.error
+        if self._rooms.closed:
+            return ClientClosed()
+        return NotJoined(f"{self._name} was left")
+
     def _join_frame(self, ref: int) -> bytes:
+        self._join_ref = ref
         return _wire.join(
             self._name, ref, echo=self._echo, mode=self._presence.mode, meta=self._meta
         )
@@ -260,13 +273,13 @@ class Room:
         if self._was_joined:
             gap = Gap(self._name, GapReason.RECONNECTED, None)
             self._inbox.put_gap(gap)
-            self._client._emit(gap)
+            self._rooms.emit(gap)
         self._was_joined = True
 
     async def _set_meta(self, meta: dict[str, str]) -> None:
         before, self._meta = self._meta, meta
         try:
-            await self._client._presence_set(self, meta)
+            await self._rooms.presence_set(self, meta)
         except ArqonError as error:
             # What did not reach the server for want of a connection goes with the next JOIN.
             if not error.retryable and self._meta is meta:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from .errors import ArqonError, TokenSourceFailed, TokenSourceTimeout
+from .errors import ArqonError, ClientClosed, TokenSourceFailed, TokenSourceTimeout
 
 TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
@@ -23,6 +23,7 @@ class Tokens:
         self._source = source
         self._timeout = timeout
         self._flight: asyncio.Task[str] | None = None
+        self._stopped = False
 
     @property
     def renewable(self) -> bool:
@@ -42,10 +43,17 @@ class Tokens:
             self._flight = asyncio.ensure_future(self._call(self._source))
             # Whoever asked may be gone when it fails.
             self._flight.add_done_callback(_retrieved)
-        return await asyncio.shield(self._flight)
+        flight = self._flight
+        try:
+            return await asyncio.shield(flight)
+        except asyncio.CancelledError:
+            if self._stopped and flight.cancelled():
+                raise ClientClosed("the client closed while a token was fetched") from None
+            raise
 
     def stop(self) -> None:
         """Ends a call that is under way."""
+        self._stopped = True
         if self._flight is not None:
             self._flight.cancel()
 
