@@ -1,6 +1,7 @@
 """Writes what is generated from proto/: the Protobuf classes, and what is made of the codes.
 
-    generate.py            writes src/arqon/_proto/, _codes.py, _leaves.py and README.md's table
+    generate.py            writes src/arqon/_proto/, _codes.py, _leaves.py, and the marked places of
+                           errors.py, __init__.py and README.md
     generate.py --check    only says whether they are current; exit status 1 if not
 
 Needs Python 3.11, ruff, and the protoc of requirements-protoc.txt in .tools/protoc;
@@ -167,7 +168,7 @@ __all__ = ["ENTRIES", "Entry"]
 def leaves_py(codes: list[Code]) -> str:
     """One exception class for each code."""
     bases = sorted({code.bases[0] for code in codes} | {"ArqonError"})
-    names = ["LEAVES", *sorted(code.cls for code in codes)]
+    names = sorted(code.cls for code in codes)
     return "".join(
         [
             HEADER,
@@ -215,11 +216,26 @@ def readme(text: str, codes: list[Code]) -> str:
         f"| `{code.cls}` | {code.number} | {code.retry.replace('_', ' ')} | {code.help} |\n"
         for code in codes
     )
-    before, begin, rest = text.partition("<!-- codes -->\n")
-    _, end, after = rest.partition("<!-- /codes -->\n")
-    if not end:
-        fail("README.md has no place for the codes", "put <!-- codes --> and <!-- /codes --> back")
-    return f"{before}{begin}| class | code | retry | |\n|---|---|---|---|\n{rows}{end}{after}"
+    table = f"| class | code | retry | |\n|---|---|---|---|\n{rows}"
+    return between("README.md", text, "<!-- codes -->\n", table, "<!-- /codes -->\n")
+
+
+def exports(name: str, text: str, codes: list[Code]) -> str:
+    """A module that exports every class. They are spelled out there, because type checkers do not
+    follow an `__all__` that is made of another.
+    """
+    names = "".join(f'    "{cls}",\n' for cls in sorted(code.cls for code in codes))
+    begin = "# From proto/codes.toml, by scripts/gen.\n__all__ += [\n"
+    return between(name, text, begin, names, "]\n")
+
+
+def between(name: str, text: str, begin: str, middle: str, end: str) -> str:
+    """The text with the middle put between two marks."""
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        fail(f"{name} has no {begin.strip()!r} with its end", "put the mark back")
+    return f"{before}{begin}{middle}{end}{after}"
 
 
 def formatted(name: str, source: str) -> str:
@@ -284,6 +300,9 @@ def main() -> int:
 
     page = SDK / "README.md"
     wanted[page] = readme(page.read_text(encoding="utf-8"), codes)
+    for name in ("__init__.py", "errors.py"):
+        module = PACKAGE / name
+        wanted[module] = exports(name, module.read_text(encoding="utf-8"), codes)
 
     stale = False
     for path, text in wanted.items():

@@ -21,10 +21,10 @@ from websockets.typing import Subprotocol
 from websockets.version import version as _websockets_version
 
 from . import _wire
+from ._leaves import LEAVES as _LEAVES
 from ._proto import envelope_pb2 as pb
 from ._types import Session
 from ._version import __version__
-from .errors import LEAVES as _LEAVES
 from .errors import (
     ArqonError,
     ConnectionLost,

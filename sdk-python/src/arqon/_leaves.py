@@ -781,7 +781,6 @@ LEAVES: Final[dict[int, type[ArqonError]]] = {
 }
 
 __all__ = [
-    "LEAVES",
     "AckUnknown",
     "AlreadyJoined",
     "ClientClosed",

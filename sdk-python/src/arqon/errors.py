@@ -15,7 +15,6 @@ Each code of the registry has a class of its own; catch the class, or its base f
 
 from __future__ import annotations
 
-from . import _leaves
 from ._bases import (
     ArqonError,
     AuthError,
@@ -29,7 +28,7 @@ from ._bases import (
     Retry,
     RoomError,
 )
-from ._leaves import *  # noqa: F403
+from ._leaves import *
 from ._leaves import LEAVES
 
 __all__ = [
@@ -46,7 +45,75 @@ __all__ = [
     "RoomError",
     "from_code",
 ]
-__all__ += _leaves.__all__
+# From proto/codes.toml, by scripts/gen.
+__all__ += [
+    "AckUnknown",
+    "AlreadyJoined",
+    "ClientClosed",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "ControlStale",
+    "EnvelopeUndecodable",
+    "GatewayUnavailable",
+    "GoingAway",
+    "HeaderInvalid",
+    "HeaderReserved",
+    "HeadersTooLarge",
+    "HeartbeatLost",
+    "Internal",
+    "JoinForbidden",
+    "JoinRefused",
+    "Kicked",
+    "MetaTooLarge",
+    "NotAWebsocket",
+    "NotArqonbus",
+    "NotConnected",
+    "NotJoined",
+    "NotReady",
+    "OriginForbidden",
+    "Overloaded",
+    "PayloadTooLarge",
+    "PolicyBlocked",
+    "PolicyFault",
+    "PolicyUnavailable",
+    "PresenceNotSeen",
+    "PresenceUnavailable",
+    "ProtocolMismatch",
+    "PublishForbidden",
+    "PublishUncertain",
+    "RateLimited",
+    "ReconnectGivenUp",
+    "RequestTimeout",
+    "RoomLimit",
+    "RoomNameInvalid",
+    "SendQueueFull",
+    "ServerError",
+    "ServerGarbage",
+    "SessionLimit",
+    "SlowReader",
+    "SpineUnavailable",
+    "TenantGone",
+    "TenantSuspended",
+    "TextFrame",
+    "TlsFailed",
+    "TokenExpired",
+    "TokenExpiredClose",
+    "TokenLifetimeTooLong",
+    "TokenMalformed",
+    "TokenMismatch",
+    "TokenMissing",
+    "TokenNotYetValid",
+    "TokenRevoked",
+    "TokenRevokedClose",
+    "TokenSourceFailed",
+    "TokenSourceTimeout",
+    "TokenUntrusted",
+    "TooManyOffences",
+    "UnknownOpcode",
+    "Unreachable",
+    "UnsupportedSubprotocol",
+    "UrlInvalid",
+]
 
 _RANGES: tuple[tuple[int, int, type[ArqonError]], ...] = (
     (1000, 1999, AuthError),
