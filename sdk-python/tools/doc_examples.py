@@ -22,8 +22,8 @@ import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping
 
-# The address that examples show; the one of the ArqonBus that is there is put in its place.
-ADDRESS = "wss://bus.example.com/v1/socket"
+# The addresses that examples show; the one of the ArqonBus that is there is put in their place.
+ADDRESSES = ("wss://bus.example.com/v1/socket", "ws://127.0.0.1:8080/v1/socket")
 _PRINTS = re.compile(r"#\s*prints:\s*(.+?)\s*$", re.MULTILINE)
 _FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -104,7 +104,7 @@ async def run(example: Example, url: str, names: Mapping[str, object], timeout: 
 
     Args:
         example: which.
-        url: what stands for `ADDRESS`.
+        url: what stands for each of `ADDRESSES`.
         names: what it finds already.
         timeout: seconds it may take.
 
@@ -157,8 +157,11 @@ async def run(example: Example, url: str, names: Mapping[str, object], timeout: 
 
 async def _execute(example: Example, url: str, names: Mapping[str, object]) -> None:
     space: dict[str, object] = {"__name__": "example", **names}
+    source = example.source
+    for address in ADDRESSES:
+        source = source.replace(address, url)
     code = compile(
-        example.source.replace(ADDRESS, url),
+        source,
         example.name,
         "exec",
         flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,

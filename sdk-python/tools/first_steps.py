@@ -25,7 +25,7 @@ async def first_example(url: str, token: str) -> None:
     readme = importlib.metadata.metadata("arqon-sdk").json["description"]
     assert isinstance(readme, str)
     example = doc_examples.of_markdown(readme, "README.md")[0]
-    assert doc_examples.ADDRESS in example.source, example.source
+    assert doc_examples.ADDRESSES[0] in example.source, example.source
     assert example.promised, "the first example promises nothing"
     printed = await doc_examples.run(example, url, {"get_token": get_token}, timeout=30)
     print(f"{example.name} printed: {printed.strip()}")

@@ -1,4 +1,5 @@
-"""Looks into the built wheel and sdist: every file that belongs there, and nothing else.
+"""Looks into the built wheel and sdist: every file that belongs there, and nothing else; and how a
+registry shows the README.
 
 package_contents.py FOLDER
 """
@@ -7,10 +8,13 @@ from __future__ import annotations
 
 import email
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+
+import readme_renderer.markdown
 
 SDK = pathlib.Path(__file__).resolve().parent.parent
 # Named, so that they are missed here even if they are gone from git.
@@ -49,6 +53,24 @@ def differences(where: str, have: set[str], want: set[str]) -> list[str]:
     ]
 
 
+def shown(readme: str) -> list[str]:
+    """What is wrong with the README as a registry shows it: a page without the files beside it."""
+    html = readme_renderer.markdown.render(readme)
+    if html is None:
+        return ["README.md: cannot be rendered"]
+    ids = set(re.findall(r'id="([^"]+)"', html))
+    wrong = []
+    for target in re.findall(r'href="([^"]+)"', html):
+        if target.startswith("#"):
+            if target[1:] not in ids:
+                wrong.append(f"README.md: {target} leads nowhere")
+        elif not target.startswith("https://"):
+            wrong.append(f"README.md: {target} is no address that a registry can show")
+    if "<table>" not in html or 'lang="python"' not in html:
+        wrong.append("README.md: tables or code are not shown as such")
+    return wrong
+
+
 def main() -> None:
     """Compares, and says what is wrong."""
     folder = pathlib.Path(sys.argv[1])
@@ -74,6 +96,12 @@ def main() -> None:
         wrong.append(f"{wheel.name}: needs {needs}")
     if metadata["Requires-Python"] != ">=3.10" or metadata["License-Expression"] != "Apache-2.0":
         wrong.append(f"{wheel.name}: Requires-Python or License-Expression is wrong")
+
+    readme = metadata.get_payload()
+    assert isinstance(readme, str)
+    if metadata["Description-Content-Type"] != "text/markdown":
+        wrong.append(f"{wheel.name}: the README is not told to be Markdown")
+    wrong += shown(readme)
 
     with tarfile.open(sdist) as tar:
         names = {
