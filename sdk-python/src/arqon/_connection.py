@@ -275,8 +275,9 @@ class Link:
         if received is not None and protocol.close_rcvd_then_sent is not False:
             if 4000 <= received.code <= 4999:
                 leaf = _LEAVES.get(received.code)
-                message = f"{leaf.help} ({received.reason})" if leaf and received.reason else ""
-                return from_code(received.code, message=message or received.reason)
+                # Shield gives the code's name as reason, which the class has already.
+                told = "" if leaf is not None and received.reason == leaf.name else received.reason
+                return from_code(received.code, message=told)
             return ConnectionLost(
                 f"the server closed the connection: {received.code} {received.reason}".rstrip()
             )
