@@ -16,7 +16,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Event
+from websockets.protocol import CLOSING, OPEN, Event
 from websockets.typing import Subprotocol
 from websockets.version import version as _websockets_version
 
@@ -44,6 +44,8 @@ _MAX_FRAME = 1024 * 1024
 #: So many frames of one turn of the loop, and the sender should give way: a loop that only
 #: publishes would neither write nor read.
 _FRAMES_PER_TURN = 128
+#: Seconds that the last bytes to a server that closes may take.
+_LINGER = 1.0
 #: Frames that may come between WELCOME and the moment somebody takes them.
 _EARLY_FRAMES = 64
 _USER_AGENT = (
@@ -110,9 +112,15 @@ class _Socket(ClientConnection):
 
     sink: Callable[[bytes], None]
     garbage: Callable[[str], None]
+    closing: Callable[[], None]
     ended: Callable[[], None]
     heard: float
     _parts: list[bytes]
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.protocol.state is CLOSING:
+            self.closing()
 
     def process_event(self, event: Event) -> None:
         if not isinstance(event, Frame):
@@ -158,6 +166,7 @@ class Link:
         self._unwritten = 0
         self._early: list[tuple[pb.Envelope, int]] | None = []
         self._heartbeat: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
         #: Frames of a newer server that were left out.
         self.unknown_frames = 0
         #: Why the connection ended; ``None`` where this side closed it.
@@ -255,7 +264,18 @@ class Link:
         # The closing handshake would be with a peer that does not keep the rules, or is silent.
         self._socket.transport.abort()
 
+    def _on_closing(self) -> None:
+        """The server closes, or broke the rules. Whatever it does now, the connection ends: the
+        library would wait for it to do its part.
+        """
+        if not self._closing and self._linger is None:
+            transport = self._socket.transport
+            transport.close()  # our own close frame goes out first
+            self._linger = self._loop.call_later(_LINGER, transport.abort)
+
     def _on_ended(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         error = self._why()
@@ -349,7 +369,8 @@ class Link:
         socket = _Socket(*args, **options)
         socket.heard = self._loop.time()
         socket._parts = []
-        socket.sink, socket.garbage, socket.ended = self._on_data, self._fail, self._on_ended
+        socket.sink, socket.garbage = self._on_data, self._fail
+        socket.closing, socket.ended = self._on_closing, self._on_ended
         self._socket = socket
         return socket
 
@@ -453,7 +474,7 @@ def _refusal(where: str, error: InvalidStatus) -> ArqonError:
         code, name, message = body["code"], str(body["name"]), str(body.get("message", ""))
         if isinstance(code, int) and not isinstance(code, bool) and 1000 <= code <= 3999:
             return from_code(code, name, message, retryable=status >= 500, retry_after=retry_after)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # Not a Shield's answer.
     if status >= 500 or status in (408, 425, 429):
         return GatewayUnavailable(

@@ -222,8 +222,13 @@ async def test_a_frame_of_a_newer_server_is_left_out() -> None:
             asked.set()
 
     async with serving(behave) as address:
-        url = f"ws://{address}/"
-        async with arqon.connect(url, token="a.b.c", proxy=None, on_event=on_event) as bus:
+        async with arqon.connect(
+            f"ws://{address}/",
+            token="a.b.c",
+            close_timeout=PATIENCE,
+            proxy=None,
+            on_event=on_event,
+        ) as bus:
             await asyncio.wait_for(asked.wait(), BOUND)
             assert bus.state is arqon.State.CONNECTED
 
