@@ -452,7 +452,10 @@ def _dial_error(dial: Dial, error: Exception) -> ArqonError:
     if isinstance(error, InvalidHandshake):
         return NotArqonbus(f"{where} takes no WebSocket: {error}")
     if isinstance(error, OSError):
-        return Unreachable(f"{where}: {error.strerror or error}")
+        why = str(error.strerror or error)
+        return Unreachable(
+            f"{where}: {why}" if why else f"{where} ended the connection before it answered"
+        )
     if isinstance(error, (EOFError, websockets.WebSocketException)):
         return Unreachable(f"{where} ended the connection before it answered: {error}".rstrip(": "))
     if isinstance(error, ValueError):

@@ -1,0 +1,288 @@
+"""Token functions that raise, hang or give nonsense, and tokens that are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NoReturn
+
+import leaks
+import pytest
+from hostile_server import BOUND, serving
+
+import arqon
+import arqon.testing
+from arqon import errors
+
+TOKEN_TIMEOUT = 0.3
+
+
+@pytest.fixture(autouse=True)
+async def _leaves_nothing() -> AsyncIterator[None]:
+    async with leaks.none_left():
+        yield
+
+
+@pytest.fixture
+async def gw() -> AsyncIterator[arqon.testing.Gateway]:
+    async with arqon.testing.gateway() as gateway:
+        yield gateway
+
+
+async def refused(
+    url: str, token: object, kind: type[arqon.ArqonError] = errors.TokenSourceFailed
+) -> arqon.ArqonError:
+    with pytest.raises(kind) as raised:
+        await asyncio.wait_for(
+            arqon.connect(
+                url,
+                token=token,  # type: ignore[arg-type]
+                token_timeout=TOKEN_TIMEOUT,
+                proxy=None,
+            ),
+            BOUND,
+        )
+    assert type(raised.value) is kind
+    assert raised.value.help in str(raised.value)
+    return raised.value
+
+
+class Refusal(RuntimeError):
+    """What an application raises."""
+
+
+def _raises(error: BaseException) -> Callable[[], str]:
+    def source() -> NoReturn:
+        raise error
+
+    return source
+
+
+def _raises_later(error: BaseException) -> Callable[[], Awaitable[str]]:
+    async def source() -> NoReturn:
+        await asyncio.sleep(0)
+        raise error
+
+    return source
+
+
+ERRORS: list[BaseException] = [
+    Refusal("no token today"),
+    TimeoutError("the identity provider is slow"),
+    OSError(5, "input/output error"),
+    KeyError("token"),
+    errors.TokenExpired("of another client"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("make", [_raises, _raises_later], ids=["sync", "async"])
+async def test_a_source_that_raises(
+    gw: arqon.testing.Gateway,
+    error: BaseException,
+    make: Callable[[BaseException], object],
+) -> None:
+    told = await refused(gw.url, make(error))
+    assert told.__cause__ is error
+    assert type(error).__name__ in str(told)
+    assert told.retryable
+
+
+async def test_a_source_that_stops_an_iteration(gw: arqon.testing.Gateway) -> None:
+    told = await refused(gw.url, _raises(StopIteration()))
+    assert isinstance(told.__cause__, RuntimeError)
+
+
+VALUES: list[object] = [
+    None,
+    "",
+    "  ",
+    b"a.b.c",
+    7,
+    ["a.b.c"],
+    "a b",
+    "a\r\nX-A: b",
+    "tök.en.é",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("kind", ["sync", "async", "text"])
+async def test_a_source_that_gives_no_token(
+    gw: arqon.testing.Gateway, value: object, kind: str
+) -> None:
+    async def later() -> object:
+        return value
+
+    if kind == "text":
+        if not isinstance(value, str):
+            with pytest.raises(TypeError):
+                arqon.connect(gw.url, token=value)  # type: ignore[arg-type]
+            return
+        await refused(gw.url, value)
+    else:
+        await refused(gw.url, later if kind == "async" else lambda: value)
+    assert not gw.sessions
+
+
+async def test_an_async_source_that_hangs(gw: arqon.testing.Gateway) -> None:
+    cancelled = asyncio.Event()
+
+    async def source() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return ""
+
+    error = await refused(gw.url, source, errors.TokenSourceTimeout)
+    assert isinstance(error, TimeoutError)
+    assert cancelled.is_set(), "it is not left running"
+
+
+async def test_a_sync_source_that_hangs(gw: arqon.testing.Gateway) -> None:
+    release = threading.Event()
+    try:
+        await refused(gw.url, lambda: str(release.wait(BOUND)), errors.TokenSourceTimeout)
+        assert any(each.name == "arqon-token" and each.daemon for each in threading.enumerate()), (
+            "what cannot be ended does not keep the program from ending"
+        )
+    finally:
+        release.set()
+
+
+async def test_a_source_that_takes_the_loop_hostage_only_in_its_thread(
+    gw: arqon.testing.Gateway,
+) -> None:
+    turns = 0
+    token = gw.token("ada")
+    release = threading.Event()
+
+    async def turn() -> None:
+        nonlocal turns
+        while turns < 20:
+            turns += 1
+            await asyncio.sleep(0)
+        release.set()
+
+    def source() -> str:
+        release.wait(BOUND)
+        return token
+
+    ticking = asyncio.ensure_future(turn())
+    async with arqon.connect(gw.url, token=source, proxy=None):
+        assert turns == 20
+    await ticking
+
+
+async def test_a_source_that_is_cancelled_from_inside(gw: arqon.testing.Gateway) -> None:
+    async def source() -> str:
+        inner = asyncio.ensure_future(asyncio.sleep(BOUND))
+        inner.cancel()
+        await inner
+        return "a.b.c"
+
+    # Python 3.10 cannot tell this from a cancellation by the caller.
+    with pytest.raises((errors.TokenSourceFailed, asyncio.CancelledError)):
+        await asyncio.wait_for(arqon.connect(gw.url, token=source, proxy=None), BOUND)
+
+
+async def test_a_caller_who_gives_up_ends_the_source(gw: arqon.testing.Gateway) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def source() -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return ""
+
+    async def enter() -> None:
+        async with arqon.connect(gw.url, token=source, proxy=None):
+            pass
+
+    task = asyncio.ensure_future(enter())
+    await asyncio.wait_for(begun.wait(), BOUND)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(cancelled.wait(), BOUND)
+
+
+async def test_a_lambda_over_a_coroutine_is_a_source(gw: arqon.testing.Gateway) -> None:
+    async def get(user: str) -> str:
+        return gw.token(user)
+
+    async with arqon.connect(gw.url, token=lambda: get("ada"), proxy=None) as bus:
+        assert bus.session is not None
+        assert bus.session.user == "ada"
+
+
+async def test_no_request_is_made_before_there_is_a_token() -> None:
+    connections = 0
+
+    async def behave(peer: object) -> None:
+        nonlocal connections
+        connections += 1
+
+    async with serving(behave) as address:
+        await refused(f"ws://{address}/", _raises(Refusal()))
+    assert connections == 0
+
+
+# ---- tokens that the gateway does not take
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"ttl": -60.0}, errors.TokenExpired),
+        ({"trusted": False}, errors.TokenUntrusted),
+        ({"claims": {"aud": "another"}}, errors.TokenUntrusted),
+        ({"tenant": "Not A Tenant"}, errors.TokenUntrusted),
+        ({"claims": {"nbf": 9_000_000_000}}, errors.TokenNotYetValid),
+        ({"ttl": 90_000.0}, errors.TokenLifetimeTooLong),
+        ({"claims": {"sub": None}}, errors.TokenMalformed),
+        ({"claims": {"role": "king"}}, errors.TokenMalformed),
+        ({"claims": {"exp": "soon"}}, errors.TokenMalformed),
+    ],
+)
+async def test_a_token_that_is_refused(
+    gw: arqon.testing.Gateway, options: dict[str, object], kind: type[arqon.ArqonError]
+) -> None:
+    token = gw.token("ada", **options)  # type: ignore[arg-type]
+    error = await refused(gw.url, token, kind)
+    assert isinstance(error, errors.AuthError)
+    assert token not in str(error)
+    assert error.retry == "new_token"
+
+
+async def test_a_new_token_is_asked_for_after_a_refusal_of_the_old_one(
+    gw: arqon.testing.Gateway,
+) -> None:
+    given: list[str] = []
+
+    def source() -> str:
+        given.append(gw.token("ada", ttl=-60.0 if len(given) == 1 else 60.0))
+        return given[-1]
+
+    fast = arqon.Reconnect(base=0.01, cap=0.05)
+    async with arqon.connect(gw.url, token=source, reconnect=fast, proxy=None) as bus:
+        gw.drop_all()
+        await gw.wait_until(lambda: len(given) == 3 and len(gw.sessions) == 1)
+        await bus.wait_for(arqon.State.CONNECTED, BOUND)
+        assert isinstance(bus.last_error, errors.TokenExpired)
+
+
+async def test_a_text_that_has_expired_closes_the_client(gw: arqon.testing.Gateway) -> None:
+    fast = arqon.Reconnect(base=0.01, cap=0.05)
+    async with arqon.connect(gw.url, token=gw.token("ada"), reconnect=fast, proxy=None) as bus:
+        gw.refuse_next(401, "TOKEN_EXPIRED", times=50)
+        gw.drop_all()
+        with pytest.raises(errors.ArqonError) as raised:
+            await asyncio.wait_for(bus.wait_closed(), BOUND)
+    assert isinstance(raised.value, (errors.TokenExpired, errors.ReconnectGivenUp))
