@@ -2,8 +2,9 @@
 
 An example is a ```python block of the README, or, in a docstring, the indented block after a line
 that ends with two colons. Top-level `await` is allowed. The comment `# prints: TEXT` at the end of
-a line promises that TEXT comes on stdout; an example that goes on after all of them came is
-cancelled, one without any must end by itself. Functions `test_…` that it defines are called.
+a line promises that TEXT comes on stdout; an example with `await` that goes on after all of them
+came is cancelled, every other one must end by itself. Functions `test_…` that it defines are
+called.
 
 Used by tests/live/test_readme.py and, on the installed package, by first_steps.py.
 """
@@ -119,15 +120,18 @@ async def run(example: Example, url: str, names: Mapping[str, object], timeout: 
     more = asyncio.Event()
     output = _Output(lambda: loop.call_soon_threadsafe(more.set))
     promised = example.promised
+    code = _compiled(example, url)
+    # A thread cannot be cancelled, so what blocks must end by itself.
+    endless = bool(promised) and _is_async(code)
 
     def missing() -> list[str]:
         return [text for text in promised if text not in output.getvalue()]
 
     with contextlib.redirect_stdout(output):
-        task = asyncio.ensure_future(_execute(example, url, names))
+        task = asyncio.ensure_future(_execute(code, names))
         deadline = loop.time() + timeout
         try:
-            while not task.done() and (not promised or missing()):
+            while not task.done() and (not endless or missing()):
                 left = deadline - loop.time()
                 if left <= 0:
                     raise AssertionError(
@@ -155,20 +159,20 @@ async def run(example: Example, url: str, names: Mapping[str, object], timeout: 
     return output.getvalue()
 
 
-async def _execute(example: Example, url: str, names: Mapping[str, object]) -> None:
-    space: dict[str, object] = {"__name__": "example", **names}
+def _compiled(example: Example, url: str) -> types.CodeType:
     source = example.source
     for address in ADDRESSES:
         source = source.replace(address, url)
-    code = compile(
-        source,
-        example.name,
-        "exec",
-        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-        dont_inherit=True,
+    code: types.CodeType = compile(
+        source, example.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
     )
+    return code
+
+
+async def _execute(code: types.CodeType, names: Mapping[str, object]) -> None:
+    space: dict[str, object] = {"__name__": "example", **names}
     body = types.FunctionType(code, space)
-    if code.co_flags & inspect.CO_COROUTINE:
+    if _is_async(code):
         await body()
     else:
         # It may block, as what uses arqon.sync does.
@@ -178,3 +182,7 @@ async def _execute(example: Example, url: str, names: Mapping[str, object]) -> N
             result = value()
             if inspect.isawaitable(result):
                 await result
+
+
+def _is_async(code: types.CodeType) -> bool:
+    return bool(code.co_flags & inspect.CO_COROUTINE)
