@@ -11,10 +11,12 @@ from google.protobuf.message import DecodeError
 
 from .._codes import ENTRIES, Entry
 from .._proto import envelope_pb2 as pb
+from . import _strict
 from ._settings import Settings
 
 CODES: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
+_ENVELOPE = pb.DESCRIPTOR.message_types_by_name["Envelope"]
 _PING_BYTES = 125
 #: No valid room is longer, and an invalid one must not be reflected at the length of a frame.
 ECHOED_ROOM = 200
@@ -56,6 +58,8 @@ def decode_client(data: bytes) -> pb.Envelope:
         envelope = pb.Envelope.FromString(data)
     except (DecodeError, ValueError):
         raise Fault("ENVELOPE_UNDECODABLE") from None
+    if not _strict.fits(data, _ENVELOPE):
+        raise Fault("ENVELOPE_UNDECODABLE")
     room, ref = envelope.room, envelope.ref
     rule = _RULES.get(int(envelope.op))
     if rule is None:
