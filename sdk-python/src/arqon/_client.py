@@ -163,9 +163,9 @@ class Client:
         core = self._core
         link = await core.ready_link()
         ref = link.ref()
-        request = core.requests.add(ref, "PING", ConnectionLost)
         started = core.loop.time()
         link.send(_wire.ping(ref))
+        request = core.requests.add(ref, "PING", ConnectionLost)
         await request.answer()
         return core.loop.time() - started
 

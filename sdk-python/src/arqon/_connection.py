@@ -31,6 +31,7 @@ from .errors import (
     ConnectTimeout,
     GatewayUnavailable,
     NotArqonbus,
+    PayloadTooLarge,
     SendQueueFull,
     ServerGarbage,
     TlsFailed,
@@ -187,7 +188,13 @@ class Link:
 
         Raises:
             ConnectionLost: there is no connection any more.
+            PayloadTooLarge: the server would close the connection on such a frame.
         """
+        limit = self.session.limits.max_frame_bytes
+        if limit and len(data) > limit:
+            raise PayloadTooLarge(
+                f"the frame with all headers has {len(data)} bytes, {limit} are allowed"
+            )
         protocol = self._socket.protocol
         if protocol.state is not OPEN or self._closing:
             raise ConnectionLost("the connection is closing")

@@ -283,8 +283,8 @@ class Core:
     async def _refresh_with(self, token: str) -> None:
         link = await self.ready_link()
         ref = link.ref()
-        request = self.requests.add(ref, "REFRESH", ConnectionLost)
         link.send(_wire.refresh(token, ref))
+        request = self.requests.add(ref, "REFRESH", ConnectionLost)
         pages = await request.answer()
         self._token = token
         expires_at = _wire.expiry_of(pages[0].refreshed.expires_at)

@@ -22,7 +22,7 @@ class Requests:
         return len(self._pending)
 
     def add(self, ref: int, what: str, cut: Callable[[str], ArqonError]) -> Request:
-        """A request about to be sent.
+        """A request that was sent in this turn of the loop.
 
         Args:
             ref: its correlation id.

@@ -15,7 +15,15 @@ from ._dispatch import FIRE_AND_FORGET
 from ._proto import envelope_pb2 as pb
 from ._room import Payload, Room
 from ._types import Event, Member, Receipt, Reconnect, RoomLeft, State
-from .errors import AckUnknown, AlreadyJoined, ArqonError, ConnectionLost, PublishUncertain
+from .errors import (
+    AckUnknown,
+    AlreadyJoined,
+    ArqonError,
+    ConnectionLost,
+    MetaTooLarge,
+    PayloadTooLarge,
+    PublishUncertain,
+)
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -86,9 +94,9 @@ class Rooms:
         backoff = Backoff(self._core.reconnect or Reconnect(), renewable=True)
         while self._core.link is link and self.by_name.get(room.name) is room:
             ref = link.ref()
-            request = self._core.requests.add(ref, f"JOIN of {room.name}", ConnectionLost)
             try:
-                link.send(room._join_frame(ref))
+                _send_meta(link, room._join_frame(ref))
+                request = self._core.requests.add(ref, f"JOIN of {room.name}", ConnectionLost)
                 await request.answer()
                 return
             except ConnectionLost:
@@ -135,9 +143,9 @@ class Rooms:
         if link is None:
             return
         ref = link.ref()
-        request = self._core.requests.add(ref, f"LEAVE of {room.name}", ConnectionLost)
         try:
             link.send(_wire.leave(room.name, ref))
+            request = self._core.requests.add(ref, f"LEAVE of {room.name}", ConnectionLost)
             await request.answer()
         except ConnectionLost:
             pass  # The membership ended with the connection.
@@ -146,8 +154,8 @@ class Rooms:
         """The members and how many there are, by the server."""
         link = await self._core.ready_link()
         ref = link.ref()
-        request = self._core.requests.add(ref, f"PRESENCE_GET of {room}", ConnectionLost)
         link.send(_wire.presence_get(room, ref, count_only=count_only))
+        request = self._core.requests.add(ref, f"PRESENCE_GET of {room}", ConnectionLost)
         pages = await request.answer()
         members: dict[str, Member] = {}
         count = 0
@@ -164,12 +172,13 @@ class Rooms:
         """Replaces the meta, and is back when the server would have refused it."""
         link = await self._core.ready_link(room)
         ref, barrier = link.ref(), link.ref()
-        refusal = self._core.requests.add(ref, f"PRESENCE_SET of {room.name}", ConnectionLost)
-        request = self._core.requests.add(barrier, f"PRESENCE_SET of {room.name}", ConnectionLost)
-        link.send(_wire.presence_set(room.name, ref, meta))
+        _send_meta(link, _wire.presence_set(room.name, ref, meta))
         # PRESENCE_SET is answered only if refused. Shield answers a session in order, so the PONG
         # says that there was no refusal.
         link.send(_wire.ping(barrier))
+        what = f"PRESENCE_SET of {room.name}"
+        refusal = self._core.requests.add(ref, what, ConnectionLost)
+        request = self._core.requests.add(barrier, what, ConnectionLost)
         try:
             await request.answer()
             if refusal.done.done():
@@ -240,6 +249,14 @@ class Rooms:
             error = uncertain("the platform itself got no answer in time")
             raise error from unknown
         return Receipt(pages[0].ack.twist_id)
+
+
+def _send_meta(link: Link, frame: bytes) -> None:
+    """Sends a frame that is large only by its meta."""
+    try:
+        link.send(frame)
+    except PayloadTooLarge as error:
+        raise MetaTooLarge(error.message) from None
 
 
 def _as_bytes(payload: Payload) -> bytes:
