@@ -127,6 +127,17 @@ class Client:
         twist_id: str | None = None,
     ) -> Receipt: ...
 
+    @overload
+    async def publish(
+        self,
+        room: str,
+        payload: Payload,
+        *,
+        ack: bool,
+        headers: Mapping[str, str] | None = None,
+        twist_id: str | None = None,
+    ) -> Receipt | None: ...
+
     async def publish(
         self,
         room: str,

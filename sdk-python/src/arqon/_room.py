@@ -103,6 +103,16 @@ class Room:
         twist_id: str | None = None,
     ) -> Receipt: ...
 
+    @overload
+    async def publish(
+        self,
+        payload: Payload,
+        *,
+        ack: bool,
+        headers: Mapping[str, str] | None = None,
+        twist_id: str | None = None,
+    ) -> Receipt | None: ...
+
     async def publish(
         self,
         payload: Payload,
@@ -154,6 +164,16 @@ class Room:
         twist_id: str | None = None,
     ) -> Receipt: ...
 
+    @overload
+    async def publish_text(
+        self,
+        text: str,
+        *,
+        ack: bool,
+        headers: Mapping[str, str] | None = None,
+        twist_id: str | None = None,
+    ) -> Receipt | None: ...
+
     async def publish_text(
         self,
         text: str,
@@ -185,6 +205,16 @@ class Room:
         headers: Mapping[str, str] | None = None,
         twist_id: str | None = None,
     ) -> Receipt: ...
+
+    @overload
+    async def publish_json(
+        self,
+        value: object,
+        *,
+        ack: bool,
+        headers: Mapping[str, str] | None = None,
+        twist_id: str | None = None,
+    ) -> Receipt | None: ...
 
     async def publish_json(
         self,

@@ -1,0 +1,61 @@
+"""A chat in the terminal: what you type goes to the room, what others say is printed.
+
+python examples/chat.py ws://127.0.0.1:8080/v1/socket lobby --token "$(arq auth gen --user ada)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+import arqon
+
+
+async def listen(room: arqon.Room) -> None:
+    """Prints what is said, and where something may be missing."""
+    async for event in room.events():
+        if isinstance(event, arqon.Gap):
+            print(f"-- some messages may be missing ({event.reason.value})", flush=True)
+        else:
+            print(f"{event.sender.user}: {event.text()}", flush=True)
+
+
+async def speak(room: arqon.Room) -> None:
+    """Publishes each line that is typed."""
+    # A thread waits for the keyboard, so that the loop goes on.
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        try:
+            await room.publish_text(line.rstrip("\n"), ack=True)
+        except arqon.PublishUncertain:
+            print("-- that line may or may not have been heard", flush=True)
+        except arqon.ArqonError as error:
+            print(f"-- not sent: {error}", flush=True)
+
+
+async def chat(url: str, room_name: str, token: str) -> None:
+    async with arqon.connect(url, token=token) as bus:
+        room = await bus.join(room_name, echo=False, presence="full")
+        there = ", ".join(member.user for member in await room.presence.get())
+        print(f"-- in {room.name} with {there or 'nobody'}; end with Ctrl-D", flush=True)
+        listening = asyncio.ensure_future(listen(room))
+        await speak(room)
+        listening.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A chat in the terminal.")
+    parser.add_argument("url")
+    parser.add_argument("room")
+    parser.add_argument("--token", required=True)
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(chat(arguments.url, arguments.room, arguments.token))
+    except arqon.ArqonError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
