@@ -116,6 +116,9 @@ class _Socket(ClientConnection):
     closing: Callable[[], None]
     ended: Callable[[], None]
     heard: float
+    #: What broke the connection, if the network said. Kept here, since the base class has it under
+    #: another name in each of its versions.
+    broken_by: Exception | None = None
     _parts: list[bytes]
 
     def data_received(self, data: bytes) -> None:
@@ -147,6 +150,7 @@ class _Socket(ClientConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.broken_by = exc
         self.ended()
 
 
@@ -312,7 +316,7 @@ class Link:
             return None
         if sent is not None and sent.code in (1002, 1003, 1007, 1009):
             return ServerGarbage(f"illegal WebSocket frames: {sent.reason or sent.code}")
-        cause = self._socket.connection_exc
+        cause = self._socket.broken_by
         return ConnectionLost(
             f"the connection broke: {cause}" if cause else "the connection broke without a close"
         )
