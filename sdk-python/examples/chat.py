@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import threading
 
 import arqon
 
@@ -22,9 +23,20 @@ async def listen(room: arqon.Room) -> None:
 
 
 async def speak(room: arqon.Room) -> None:
-    """Publishes each line that is typed."""
-    # A thread waits for the keyboard, so that the loop goes on.
-    while line := await asyncio.to_thread(sys.stdin.readline):
+    """Publishes each line that is typed, until the end of input."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def type_away() -> None:
+        # Without a buffer: its lock, held by a thread that reads, would crash Python's exit.
+        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as keyboard:
+            while line := keyboard.readline():
+                loop.call_soon_threadsafe(lines.put_nowait, line.decode(errors="replace"))
+        loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    # A thread waits for the keyboard; a daemon, so that Ctrl-C does not.
+    threading.Thread(target=type_away, daemon=True).start()
+    while line := await lines.get():
         try:
             await room.publish_text(line.rstrip("\n"), ack=True)
         except arqon.PublishUncertain:
