@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager, suppress
 
 from waiting import LONG
 
+#: Bytes of a line that a program may print.
+_LONGEST_LINE = 256 * 1024
+
 
 class Child:
     """A running program."""
@@ -30,6 +33,13 @@ class Child:
             self.lines.append(raw.decode().rstrip("\r\n"))
             if wanted in self.lines[-1]:
                 return self.lines[-1]
+
+    async def note(self, wanted: str) -> None:
+        """Reads standard error on until a line holds this text."""
+        stderr = self._process.stderr
+        assert stderr is not None
+        while wanted not in (raw := await asyncio.wait_for(stderr.readline(), LONG)).decode():
+            assert raw, f"no line with {wanted!r} on standard error"
 
     async def say(self, line: str) -> None:
         """Types a line."""
@@ -69,6 +79,7 @@ async def child(*words: str, **environment: str) -> AsyncIterator[Child]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONUTF8": "1", **environment},
+        limit=_LONGEST_LINE,
     )
     try:
         yield Child(process)
