@@ -161,6 +161,8 @@ def _object(part: str) -> dict[str, object]:
             raise ValueError(part)
         raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
         value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+        # Half of a surrogate pair is no text.
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise Refused("TOKEN_MALFORMED") from None
     if not isinstance(value, dict):
