@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Iterator
 
 import pytest
 from live_stack import Stack
+
+# Programs that tests start take this tree's arqon, whatever the environment has installed.
+os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).resolve().parents[1] / "src")
 
 
 @pytest.fixture(scope="session")
