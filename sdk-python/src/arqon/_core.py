@@ -79,7 +79,8 @@ class Core:
         self._token = ""
         self._backoff = Backoff(reconnect or Reconnect(), renewable=tokens.renewable)
         self._dispatch = Dispatch(self)
-        self._waiters: set[asyncio.Future[None]] = set()
+        # In the order they came: publishes that waited for a connection leave in that order.
+        self._waiters: dict[asyncio.Future[None], None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -309,12 +310,12 @@ class Core:
     async def changed(self, deadline: float | None) -> bool:
         """Waits for anything to change. False where the time is over."""
         waiter = self.loop.create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         timeout = None if deadline is None else max(0.0, deadline - self.loop.time())
         try:
             await asyncio.wait([waiter], timeout=timeout)
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
         return waiter.done()
 
     async def until(self, ready: Callable[[], bool], room: Room | None, what: str) -> None:
@@ -337,6 +338,10 @@ class Core:
                         + (f"; {self.last_error}" if self.last_error else "")
                     )
                 raise RequestTimeout(f"no answer to {what} in {self.request_timeout:g} s")
+
+    async def gone(self, link: Link) -> None:
+        """Waits until a connection that takes nothing any more is out of use."""
+        await self.until(lambda: self.link is not link, None, "a publish")
 
     async def ready_link(self, room: Room | None = None) -> Link:
         """The connection, and the room joined on it."""

@@ -229,10 +229,8 @@ class Rooms:
                 frame = _wire.publish(name, data, ref, ack=True, headers=headers, twist_id=twist)
                 link.send(frame)
             except ConnectionLost:
-                # Nothing was sent: wait for the next connection. Its end is told in a moment.
-                await asyncio.sleep(0)
-                if self._core.link is link and not link.lost.done():
-                    await asyncio.wait([link.lost], timeout=self._core.request_timeout)
+                # Nothing was sent: wait until the end of the connection is told, and for the next.
+                await self._core.gone(link)
                 continue
             return await self._acknowledged(ref, name, twist)
 
