@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pathlib
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from waiting import LONG
 
 #: Bytes of a line that a program may print.
 _LONGEST_LINE = 256 * 1024
+_LIBRARY = pathlib.Path(__file__).resolve().parents[1] / "src"
 
 
 class Child:
@@ -69,6 +71,11 @@ class Child:
         return (await asyncio.wait_for(self._process.stderr.read(), LONG)).decode()
 
 
+def surroundings(**more: str) -> dict[str, str]:
+    """The environment of a program: the library of this tree, whatever is installed."""
+    return {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(_LIBRARY), **more}
+
+
 @asynccontextmanager
 async def child(*words: str, **environment: str) -> AsyncIterator[Child]:
     """Runs this Python with these arguments; ends it at the end."""
@@ -78,7 +85,7 @@ async def child(*words: str, **environment: str) -> AsyncIterator[Child]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONUTF8": "1", **environment},
+        env=surroundings(**environment),
         limit=_LONGEST_LINE,
     )
     try:

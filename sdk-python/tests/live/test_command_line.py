@@ -11,7 +11,7 @@ import sys
 import uuid
 
 import pytest
-from children import Child, child
+from children import Child, child, surroundings
 from live_stack import Stack, program
 
 import arqon
@@ -239,7 +239,7 @@ async def test_whoever_reads_may_leave(stack: Stack) -> None:
         *("bash", "-c", f"set -o pipefail; {script}"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={"ARQON_TOKEN": stack.token("ann"), "PATH": "/usr/bin:/bin"},
+        env=surroundings(ARQON_TOKEN=stack.token("ann")),
     )
     async with arqon.connect(stack.url, token=stack.token("bob")) as bob:
         speaks = await bob.join(room)

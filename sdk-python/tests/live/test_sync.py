@@ -10,6 +10,7 @@ import time
 import uuid
 
 import pytest
+from children import surroundings
 from live_stack import Stack
 
 import arqon
@@ -217,5 +218,6 @@ def test_a_script_that_forgets_to_close_ends(stack: Stack) -> None:
         text=True,
         timeout=30,
         check=False,
+        env=surroundings(),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
