@@ -221,16 +221,18 @@ async def test_a_frame_of_a_newer_server_is_left_out() -> None:
         if isinstance(event, arqon.ReconnectAsked):
             asked.set()
 
-    async with serving(behave) as address:
-        async with arqon.connect(
+    async with (
+        serving(behave) as address,
+        arqon.connect(
             f"ws://{address}/",
             token="a.b.c",
             close_timeout=PATIENCE,
             proxy=None,
             on_event=on_event,
-        ) as bus:
-            await asyncio.wait_for(asked.wait(), BOUND)
-            assert bus.state is arqon.State.CONNECTED
+        ) as bus,
+    ):
+        await asyncio.wait_for(asked.wait(), BOUND)
+        assert bus.state is arqon.State.CONNECTED
 
 
 async def test_a_server_that_never_closes_its_side() -> None:
