@@ -5,7 +5,6 @@ is a fault of `arqon.testing`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import pathlib
 import time
@@ -13,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from live_stack import Stack
 from scenario import Broken, Scenario, Target
+from signing import Signer, with_issuer
 
 import arqon.testing
 from arqon.testing import _claims
@@ -34,8 +32,7 @@ class Fake:
         self.url = gateway.url
 
     def token(self, claims: Mapping[str, object], *, algorithm: str, trusted: bool) -> str:
-        told = {"iss": "arqon-development", "aud": "arqon", **claims}
-        return _claims.make(told, algorithm=algorithm, trusted=trusted)
+        return _claims.make(with_issuer(claims), algorithm=algorithm, trusted=trusted)
 
     async def order(self, what: str, tenant: str) -> None:
         if what == "drain":
@@ -52,39 +49,13 @@ class Real:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self.url = stack.url
-        pem = (stack.folder / "state/dev/token-key.pem").read_bytes()
-        key = serialization.load_pem_private_key(pem, None)
-        assert isinstance(key, rsa.RSAPrivateKey)
-        self._keys = {True: key, False: rsa.generate_private_key(65537, 2048)}
-        self._kid = _decode(stack.token().split(".")[0])["kid"]
-
-    def token(self, claims: Mapping[str, object], *, algorithm: str, trusted: bool) -> str:
-        told = {"iss": "arqon-development", "aud": "arqon", **claims}
-        told = {name: value for name, value in told.items() if value is not None}
-        header = {"typ": "JWT", "alg": algorithm, "kid": self._kid}
-        signed = f"{_encode(header)}.{_encode(told)}"
-        key = self._keys[trusted]
-        signature = key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return f"{signed}.{_base64(signature)}"
+        self.token = Signer(stack).token
 
     async def order(self, what: str, tenant: str) -> None:
         if what == "drain":
             self._stack.terminate("shield")
         else:
             await asyncio.to_thread(self._stack.arq, "tenant", what, tenant)
-
-
-def _encode(value: object) -> str:
-    return _base64(json.dumps(value).encode())
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _decode(part: str) -> dict[str, str]:
-    value: dict[str, str] = json.loads(base64.urlsafe_b64decode(part + "=="))
-    return value
 
 
 #: Scenarios that run at a time: more would be told of presence late.

@@ -1,5 +1,5 @@
 """What Python's Protobuf lets pass and the real gateway does not: a known field in another wire
-type. Python keeps it as an unknown field.
+type, which Python keeps as an unknown field; and a number of more than 64 bits, which it cuts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,21 @@ _WIRE_TYPES = {
 }
 
 
+class _TooLong(Exception):
+    """A number has more than 64 bits."""
+
+
 def fits(data: bytes, descriptor: Descriptor) -> bool:
-    """Whether each known field of a message, which Python has decoded, is of its wire type."""
+    """Whether each known field of a message, which Python has decoded, is of its wire type, and
+    each number one of 64 bits.
+    """
+    try:
+        return _fits(data, descriptor)
+    except _TooLong:
+        return False
+
+
+def _fits(data: bytes, descriptor: Descriptor) -> bool:
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -32,7 +45,7 @@ def fits(data: bytes, descriptor: Descriptor) -> bool:
             return False
         begin, at = _span(data, at, wire_type)
         nested = field.message_type if field is not None else None
-        if nested is not None and not fits(data[begin:at], nested):
+        if nested is not None and not _fits(data[begin:at], nested):
             return False
     return True
 
@@ -65,4 +78,6 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
+            if value >= 1 << 64:
+                raise _TooLong
             return value, at
