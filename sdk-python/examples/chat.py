@@ -19,20 +19,26 @@ async def listen(room: arqon.Room) -> None:
         if isinstance(event, arqon.Gap):
             print(f"-- some messages may be missing ({event.reason.value})", flush=True)
         else:
-            print(f"{event.sender.user}: {event.text()}", flush=True)
+            # Others may publish anything: what is no text, or would move the cursor.
+            text = event.payload.decode(errors="replace")
+            shown = "".join(each if each.isprintable() else "?" for each in text)
+            print(f"{event.sender.user}: {shown}", flush=True)
 
 
 async def speak(room: arqon.Room) -> None:
     """Publishes each line that is typed, until the end of input."""
     loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[str] = asyncio.Queue()
+    # One line ahead; the keyboard, or a file in its place, waits for the network.
+    lines: asyncio.Queue[str] = asyncio.Queue(1)
 
     def type_away() -> None:
         # Without a buffer: its lock, held by a thread that reads, would crash Python's exit.
         with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as keyboard:
-            while line := keyboard.readline():
-                loop.call_soon_threadsafe(lines.put_nowait, line.decode(errors="replace"))
-        loop.call_soon_threadsafe(lines.put_nowait, "")
+            line = b"?"
+            while line:
+                line = keyboard.readline()
+                put = lines.put(line.decode(errors="replace"))
+                asyncio.run_coroutine_threadsafe(put, loop).result()
 
     # A thread waits for the keyboard; a daemon, so that Ctrl-C does not.
     threading.Thread(target=type_away, daemon=True).start()
@@ -50,9 +56,13 @@ async def chat(url: str, room_name: str, token: str) -> None:
         room = await bus.join(room_name, echo=False, presence="full")
         there = ", ".join(member.user for member in await room.presence.get())
         print(f"-- in {room.name} with {there or 'nobody'}; end with Ctrl-D", flush=True)
-        listening = asyncio.ensure_future(listen(room))
-        await speak(room)
-        listening.cancel()
+        both = [asyncio.ensure_future(listen(room)), asyncio.ensure_future(speak(room))]
+        # The end of the input ends it, and so does an error that closes the client.
+        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for each in both:
+            each.cancel()
+        for each in done:
+            each.result()
 
 
 def main() -> None:

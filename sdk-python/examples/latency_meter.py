@@ -18,6 +18,8 @@ import time
 import arqon
 
 CLOCK = struct.Struct("!q")
+#: Seconds for the last message to come back.
+PATIENCE = 30.0
 
 
 async def hear(room: arqon.Room, count: int) -> list[float]:
@@ -38,7 +40,7 @@ async def measure(url: str, room_name: str, token: str, count: int, rate: float)
         for _ in range(count):
             await room.publish(CLOCK.pack(time.perf_counter_ns()))
             await asyncio.sleep(1 / rate)
-        return await asyncio.wait_for(hearing, 30)
+        return await asyncio.wait_for(hearing, PATIENCE)
 
 
 def main() -> None:
@@ -55,6 +57,8 @@ def main() -> None:
         taken = asyncio.run(measure(it.url, it.room, it.token, it.count, it.rate))
     except arqon.ArqonError as error:
         sys.exit(f"error: {error}")
+    except asyncio.TimeoutError:
+        sys.exit(f"error: not all messages came back in {PATIENCE:g} s; is the rate too high?")
     except KeyboardInterrupt:
         sys.exit(130)
     cuts = statistics.quantiles(taken, n=100, method="inclusive")

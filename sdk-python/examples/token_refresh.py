@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shlex
 import sys
 
 import arqon
@@ -22,11 +21,11 @@ class TokenCommand:
     """Runs a command that prints a token."""
 
     def __init__(self, command: str) -> None:
-        self._words = shlex.split(command)
+        self._command = command
 
     async def __call__(self) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *self._words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_shell(
+            self._command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         out, problem = await process.communicate()
         if process.returncode != 0:
@@ -49,7 +48,7 @@ async def run(url: str, room_name: str, command: str) -> None:
     async with arqon.connect(url, token=TokenCommand(command), on_event=tell) as bus:
         room = await bus.join(room_name)
         async for message in room:
-            print(f"{message.sender.user}: {message.text()}", flush=True)
+            print(f"{message.sender.user}: {message.payload!r}", flush=True)
 
 
 def main() -> None:

@@ -117,11 +117,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; its exit status."""
-    it = parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A character that the terminal's encoding lacks is no reason to end.
             stream.reconfigure(errors="backslashreplace")
+    it = parser().parse_args(arguments)
     run = {"sub": _sub, "pub": _pub, "presence": _presence}[it.command]
     try:
         run(it)

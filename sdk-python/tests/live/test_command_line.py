@@ -259,3 +259,19 @@ def test_help_names_everything() -> None:
     text = parser().format_help()
     for word in ("sub", "pub", "presence", "ARQON_TOKEN", "--token-file", "examples:"):
         assert word in text
+
+
+async def test_a_terminal_that_has_few_characters(stack: Stack) -> None:
+    poor = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    async with child("-m", "arqon", "pub", "--help", **poor) as shown:
+        await shown.line("twist_id")
+        assert await outcome(shown) == (0, "")
+    words = ("-m", "arqon", "sub", stack.url, fresh_room(), "--count", "1")
+    async with (
+        child(*words, ARQON_TOKEN=stack.token("ann"), **poor) as sub,
+        arqon.connect(stack.url, token=stack.token("bob")) as bob,
+    ):
+        await sub.note("listening to")
+        await (await bob.join(words[4])).publish_text("grüß dich", ack=True)
+        assert await sub.line("bob") == r"bob: gr\xfc\xdf dich"
+        assert await outcome(sub) == (0, "")

@@ -48,6 +48,21 @@ async def test_chat(stack: Stack) -> None:
             assert await each.ended() == 0
 
 
+async def test_the_chat_bears_anything_and_ends_with_its_token(stack: Stack) -> None:
+    room = fresh_room()
+    words = (str(EXAMPLES / "chat.py"), stack.url, room, "--token", stack.token("ann", ttl="3s"))
+    async with child(*words) as ann, arqon.connect(stack.url, token=stack.token("bob")) as bob:
+        await ann.line("end with Ctrl-D")
+        speaks = await bob.join(room)
+        await speaks.publish(b"\xff\x1b[2J\n", ack=True)
+        assert await ann.line("bob") == "bob: \ufffd?[2J?"
+        # Nobody types, and it ends all the same, when the token that cannot be renewed expired.
+        assert await ann.ended() == 1
+        problem = await ann.problem()
+    assert problem.startswith("error: TOKEN_EXPIRED (1003)")
+    assert problem.count("\n") == 1
+
+
 async def test_presence_board(stack: Stack) -> None:
     room = fresh_room()
     script = str(EXAMPLES / "presence_board.py")
@@ -90,7 +105,7 @@ async def test_token_refresh(stack: Stack) -> None:
         assert not any("reconnecting" in line for line in refreshing.lines)
         speaks = await bob.join(room)
         await speaks.publish_text("still there?", ack=True)
-        assert await refreshing.line("bob") == "bob: still there?"
+        assert await refreshing.line("bob") == "bob: b'still there?'"
 
 
 @pytest.mark.parametrize("name", ["chat.py", "presence_board.py", "latency_meter.py"])
