@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
 from collections.abc import Callable
 
+from .. import _wire
 from .._proto import envelope_pb2 as pb
 from ._claims import Identity, Refused, judge
 from ._faults import Faults
@@ -26,6 +28,7 @@ class Hub:
         self._members: dict[tuple[str, str], dict[str, Session]] = {}
         self._presences: dict[tuple[str, str], RoomPresence] = {}
         self._on_change = on_change
+        self._last_id = 0
 
     def judge(self, token: str) -> Identity:
         """Who a token is for.
@@ -37,6 +40,11 @@ class Hub:
         if identity.tenant in self.suspended:
             raise Refused("TENANT_SUSPENDED")
         return identity
+
+    def new_session_id(self) -> str:
+        """A UUIDv7 above all before it: sessions are listed in the order of their ids."""
+        self._last_id = max(uuid.UUID(_wire.uuid7()).int, self._last_id + 1)
+        return str(uuid.UUID(int=self._last_id))
 
     def open(
         self,

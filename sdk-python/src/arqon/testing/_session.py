@@ -76,7 +76,7 @@ class Session:
         write: Callable[[bytes], None],
         close: Callable[[int, str], None],
     ) -> None:
-        self.id = _wire.uuid7()
+        self.id = hub.new_session_id()
         self.identity = identity
         self.rooms: dict[str, bool] = {}  # and whether it hears itself
         self.closed = False
