@@ -4,6 +4,7 @@ A scenario is a list of steps. Each is an object whose first member says what is
 
     connect: NAME      opens a session and takes its WELCOME; `claims`, `welcome`: see below
     refused: NAME      the same is refused: `status`, `code` (its name), `headers`
+    http: METHOD       asks for `path` with the headers `request`: `status`, `code`, `headers`
     send: NAME         sends the frame that the other members are
     text: NAME         sends the text frame `data`
     bytes: NAME        sends the binary frame `hex`
@@ -34,6 +35,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import http.client
 import json
 import re
 import time
@@ -116,6 +118,8 @@ class Scenario:
             self._frame(await session.next(), welcome)
         elif verb == "refused":
             await self._refused(name, step)
+        elif verb == "http":
+            await self._http(name, step)
         elif verb == "send":
             frame = json_format.ParseDict(_to_proto(self._filled(step)), pb.Envelope())
             await self._sessions[name].socket.send(frame.SerializeToString())
@@ -180,20 +184,42 @@ class Scenario:
         try:
             socket = await self._dial(name, step)
         except InvalidStatus as error:
-            response = error.response
+            answer = error.response
         else:
             await socket.close()
             raise Broken("it was not refused")
-        if response.status_code != step["status"]:
-            raise Broken(f"HTTP {response.status_code}: {response.body!r}")
+        self._answer(
+            answer.status_code, dict(answer.headers.raw_items()), bytes(answer.body or b""), step
+        )
+
+    async def _http(self, method: str, step: Mapping[str, Json]) -> None:
+        def ask() -> tuple[int, dict[str, str], bytes]:
+            address = self._target.url.removeprefix("ws://").partition("/")[0]
+            connection = http.client.HTTPConnection(address, timeout=PATIENCE)
+            try:
+                path = step.get("path", "/v1/socket")
+                connection.request(method, path, headers=step.get("request", {}))
+                answer = connection.getresponse()
+                return answer.status, dict(answer.getheaders()), answer.read()
+            finally:
+                connection.close()
+
+        self._answer(*await asyncio.to_thread(ask), step)
+
+    def _answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, step: Mapping[str, Json]
+    ) -> None:
+        if status != step["status"]:
+            raise Broken(f"HTTP {status}: {body!r}")
+        told = {name.lower(): value for name, value in headers.items()}
         if "code" in step:
-            body = json.loads(response.body or b"null")
-            if set(body) != {"code", "name", "message"} or body["name"] != step["code"]:
-                raise Broken(f"the body is {body}")
-            if response.headers["Content-Type"] != "application/json":
-                raise Broken(f"the headers are {response.headers}")
-        for key, value in step.get("headers", {}).items():
-            self._compare(response.headers.get(key), value)
+            content = json.loads(body or b"null")
+            if set(content) != {"code", "name", "message"} or content["name"] != step["code"]:
+                raise Broken(f"the body is {content}")
+            if told.get("content-type") != "application/json":
+                raise Broken(f"the headers are {headers}")
+        for name, value in step.get("headers", {}).items():
+            self._compare(told.get(name.lower()), value, f"{name}.")
 
     # -- comparing
 
