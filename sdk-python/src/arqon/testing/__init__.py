@@ -13,6 +13,22 @@ Example::
                 message = await room.get()
                 assert (message.sender.user, message.payload) == ("ben", b"hello")
 
+What blocks, with :mod:`arqon.sync`, runs in a thread beside it.
+
+Example::
+
+    import arqon.sync
+    import arqon.testing
+
+    def greet(url, token):
+        with arqon.sync.connect(url, token=token) as bus:
+            bus.join("lobby").publish(b"hello", ack=True)
+
+    async def test_greeting():
+        async with arqon.testing.gateway() as gw:
+            await asyncio.to_thread(greet, gw.url, gw.token("ada"))
+            assert gw.messages[0].payload == b"hello"
+
 It speaks the real protocol over a WebSocket on the loopback interface, and refuses what the real
 gateway refuses, with the same codes. The SDK's own tests run one file of scenarios against both.
 
