@@ -9,8 +9,10 @@ import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-#: Seconds that whatever ends by itself may take to do so.
+#: Seconds that whatever ends by itself may take to do so, and looks that are taken at least: one
+#: takes seconds where the heap is large and the machine busy.
 SETTLE = 3.0
+LOOKS = 10
 
 
 @asynccontextmanager
@@ -21,9 +23,11 @@ async def none_left() -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SETTLE
     left = _left(tasks, sockets)
-    while left and loop.time() < deadline:
+    looks = 1
+    while left and (looks < LOOKS or loop.time() < deadline):
         await asyncio.sleep(0.02)
         left = _left(tasks, sockets)
+        looks += 1
     assert not left, "left behind:\n" + "\n".join(left)
 
 
