@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from live_stack import Stack
 
 # Programs that tests start take this tree's arqon, whatever the environment has installed.
 os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).resolve().parents[1] / "src")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--loop",
+        choices=sorted(_loops()),
+        default="default",
+        help="the event loop that tests run in",
+    )
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    name = config.getoption("--loop")
+    return {name: _loops()[name]}
+
+
+def _loops() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+        "default": asyncio.new_event_loop,
+        "selector": asyncio.SelectorEventLoop,
+    }
+    if sys.platform == "win32":
+        loops["proactor"] = asyncio.ProactorEventLoop
+    else:
+        import uvloop
+
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @pytest.fixture(scope="session")

@@ -129,6 +129,10 @@ async def serving(
             await behave(Peer(reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass  # The client went, which is what many of them shall.
+        except RuntimeError as error:
+            # What uvloop says of it.
+            if not writer.transport.is_closing():
+                failures.append(error)
         except Exception as error:
             failures.append(error)
         finally:

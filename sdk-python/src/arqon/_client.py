@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Literal, overload
@@ -174,11 +175,12 @@ class Client:
         core = self._core
         link = await core.ready_link()
         ref = link.ref()
-        started = core.loop.time()
+        # Not the loop's clock: uvloop's counts milliseconds.
+        started = time.perf_counter()
         link.send(_wire.ping(ref))
         request = core.requests.add(ref, "PING", ConnectionLost)
         await request.answer()
-        return core.loop.time() - started
+        return time.perf_counter() - started
 
     async def wait_for(self, state: State, timeout: float | None = None) -> None:
         """Waits until the client is in a state.
