@@ -26,6 +26,8 @@ fn error(number: u16, name: &str, more: &str) -> String {
 }
 
 const CLOSE: &str = "[[close]]\nnumber = 4001\nname = \"BYE\"\nhelp = \"x\"\n";
+const CLIENT: &str =
+    "[[client]]\nnumber = 5001\nname = \"OWN\"\nretry = \"later\"\nhelp = \"x\"\n";
 
 #[test]
 fn pages_are_those_generated_now() {
@@ -64,7 +66,7 @@ fn the_registry_has_no_problem() {
 
 #[test]
 fn each_rule_of_the_registry_is_checked() {
-    let good = error(1001, "A_B2", "http = 401") + CLOSE;
+    let good = error(1001, "A_B2", "http = 401") + CLOSE + CLIENT;
     assert_eq!(problems(&good), [] as [String; 0]);
     for (bad, told) in [
         (error(1001, "A_B2", ""), "A_B2: the name is taken"),
@@ -104,6 +106,27 @@ fn each_rule_of_the_registry_is_checked() {
                 .replace("\"x\"", "\"\""),
             "E: help must be given and end without a stop",
         ),
+        (
+            error(1002, "D", "public = \"OWN\""),
+            "D: public OWN is no error",
+        ),
+        (CLIENT.replace("OWN", "F"), "F: number 5001 is taken"),
+        (CLIENT.replace("5001", "5002"), "OWN: the name is taken"),
+        (
+            CLIENT.replace("5001", "4999").replace("OWN", "F"),
+            "F: a client's code is 5000 to 5999",
+        ),
+        (
+            CLIENT.replace("5001", "6000").replace("OWN", "F"),
+            "F: a client's code is 5000 to 5999",
+        ),
+        (
+            CLIENT
+                .replace("5001", "5002")
+                .replace("OWN", "F")
+                .replace("\"x\"", "\"x.\""),
+            "F: help must be given and end without a stop",
+        ),
     ] {
         let found = problems(&(good.clone() + &bad));
         assert!(found.iter().any(|p| p == told), "{told}: {found:?}");
@@ -113,6 +136,8 @@ fn each_rule_of_the_registry_is_checked() {
         "[[error]]\nnumber = 1".to_owned(),
         error(1002, "D", "").replace("never", "perhaps"),
         error(1002, "D", "").replace("1002", "70000"),
+        CLIENT.replace("later", "perhaps"),
+        CLIENT.to_owned() + "http = 401\n",
     ] {
         assert!(Registry::parse(&(good.clone() + &unreadable)).is_err());
     }
