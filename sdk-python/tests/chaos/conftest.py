@@ -8,7 +8,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills",
-        default="4,1",
+        default="20,5",
         metavar="SHIELD,NATS",
-        help="how often Shield and nats-server are killed; the whole test is 20,5 [default: 4,1]",
+        help="how often Shield and nats-server are killed; [default: 20,5]",
     )
