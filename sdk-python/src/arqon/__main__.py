@@ -16,9 +16,12 @@ import json
 import math
 import os
 import pathlib
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -42,6 +45,13 @@ from . import (
 TOKEN_VARIABLE = "ARQON_TOKEN"
 #: The longest message that is read from standard input, in bytes; the platform takes less.
 MAX_INPUT = 1024 * 1024
+
+#: Seconds that a token command lives on when the library no longer waits for it, so that it is the
+#: library that says it was late.
+_COMMAND_GRACE = 1.0
+#: The most that it lives, in seconds: what waits for it takes no number beyond 2^31 milliseconds.
+_COMMAND_LONGEST = 24 * 3600.0
+_JWT = re.compile(r"eyJ[\w-]{5,}(?:\.[\w-]*)*", flags=re.ASCII)
 
 _DESCRIPTION = f"""\
 Hear a room, publish to it, see who is there.
@@ -81,14 +91,19 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="sub|pub|presence")
 
     common = Parser(add_help=False)
-    common.add_argument("url", help="wss://HOST[:PORT]; the path /v1/socket may be left out")
-    common.add_argument("room", help="the room, for instance lobby")
+    common.add_argument(
+        "url", type=_utf8, help="wss://HOST[:PORT]; the path /v1/socket may be left out"
+    )
+    common.add_argument("room", type=_utf8, help="the room, for instance lobby")
     source = common.add_mutually_exclusive_group()
     source.add_argument("--token", help="the JWT; others on this machine can see it")
     source.add_argument("--token-file", type=pathlib.Path, help="a file that holds the JWT")
     source.add_argument("--token-command", help="a command that prints the JWT")
     common.add_argument(
-        "--timeout", type=_seconds, default=10.0, help="seconds for each answer [default: 10]"
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        help="seconds for each answer, and for each token [default: 10]",
     )
 
     sub = commands.add_parser("sub", parents=[common], help="hear a room")
@@ -136,7 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError) and error.errno != errno.EINVAL:
             return _fail(str(error), "is standard input or output still there?")
         # Whoever read the output has ended, as `head` does. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -144,15 +160,24 @@ class _UsageError(Exception):
     """What was asked for cannot be."""
 
 
-def _connect(it: argparse.Namespace, on_event: Callable[[Event], None]) -> sync.Client:
-    # With arqon.sync, waiting for the keyboard or for whoever reads the output holds up nothing.
-    return sync.connect(
-        it.url,
-        token=_token(it),
-        open_timeout=it.timeout,
-        request_timeout=it.timeout,
-        on_event=on_event,
-    )
+@contextlib.contextmanager
+def _connect(it: argparse.Namespace, on_event: Callable[[Event], None]) -> Iterator[sync.Client]:
+    token = _token(it)
+    try:
+        # With arqon.sync, waiting for the keyboard or for whoever reads the output holds up
+        # nothing.
+        with sync.connect(
+            it.url,
+            token=token,
+            open_timeout=it.timeout,
+            request_timeout=it.timeout,
+            token_timeout=it.timeout,
+            on_event=on_event,
+        ) as bus:
+            yield bus
+    finally:
+        if isinstance(token, _Command):
+            token.close()
 
 
 def _sub(it: argparse.Namespace) -> None:
@@ -180,7 +205,7 @@ def _pub(it: argparse.Namespace) -> None:
         _tell(event)
 
     if it.message != "-":
-        messages = iter([os.fsencode(it.message) if os.name != "nt" else it.message.encode()])
+        messages = iter([_payload(it.message)])
     elif it.lines:
         messages = _lines()
     else:
@@ -253,7 +278,7 @@ def _stdin() -> io.BufferedReader:
 
 def _token(it: argparse.Namespace) -> str | Callable[[], str]:
     if it.token_command is not None:
-        return lambda: _from_command(it.token_command)
+        return _Command(it.token_command, it.timeout)
     if it.token_file is not None:
         return lambda: _from_file(it.token_file)
     token: str | None = it.token or os.environ.get(TOKEN_VARIABLE)
@@ -264,16 +289,78 @@ def _token(it: argparse.Namespace) -> str | Callable[[], str]:
     return token
 
 
-def _from_command(command: str) -> str:
-    # Windows has its own rules for a command line, and takes it whole.
-    words = command if os.name == "nt" else shlex.split(command)
-    # Standard input is for messages.
-    done = subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip() or f"it ended with status {done.returncode}")
-    return done.stdout
+class _Command:
+    """A command that prints a token, run anew for each. None that was too late outlives this."""
+
+    def __init__(self, line: str, timeout: float) -> None:
+        try:
+            # Windows has its own rules for a command line, and takes it whole.
+            self._words = line if os.name == "nt" else shlex.split(line)
+        except ValueError as error:
+            raise _UsageError(f"--token-command is no command: {error}") from None
+        if not self._words:
+            raise _UsageError("--token-command is empty")
+        self._timeout = min(timeout + _COMMAND_GRACE, _COMMAND_LONGEST)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
+        # Whatever was started before `_closed` is set, is ended.
+        self._lock = threading.Lock()
+
+    def __call__(self) -> str:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the program ends")
+            process = subprocess.Popen(
+                self._words,
+                # Standard input is for messages.
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                # What it says belongs to the user, as it is written: a question, for instance.
+                # Nothing of it gets into an error of ours, for a token may be in it.
+                stderr=None if sys.stderr is not None else subprocess.DEVNULL,
+                # A group of its own, to be ended with all that it started.
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            with process:
+                try:
+                    told, _ = process.communicate(timeout=self._timeout)
+                except subprocess.TimeoutExpired:
+                    _end(process)
+                    raise RuntimeError("the token command was too late, and ended") from None
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        if process.returncode != 0:
+            raise RuntimeError(f"the token command ended with status {process.returncode}")
+        return told.decode(errors="replace")
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        with self._lock:
+            self._closed = True
+            for process in self._running:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a command and whatever it started."""
+    if sys.platform == "win32":
+        # Windows knows no groups of processes; this ends the tree.
+        with contextlib.suppress(OSError):
+            subprocess.run(
+                ["taskkill", "/T", "/F", "/PID", str(process.pid)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+        process.kill()
+    else:
+        # macOS refuses where all of them have ended and nobody has asked for their status yet.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _from_file(file: pathlib.Path) -> str:
@@ -294,7 +381,14 @@ def _tell(event: Event) -> None:
 
 
 def _note(text: str) -> None:
-    print(_shown(text), file=sys.stderr, flush=True)
+    # With standard error closed, print() would take standard output, which is for data.
+    if sys.stderr is not None:
+        print(_shown(_redacted(text)), file=sys.stderr, flush=True)
+
+
+def _redacted(text: str) -> str:
+    """Text without tokens: one in the wrong place is in the error about that place."""
+    return _JWT.sub("eyJ...", text)
 
 
 def _print(line: str) -> None:
@@ -392,8 +486,24 @@ def _positive(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
 
 
+def _utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no UTF-8") from None
+    return text
+
+
+def _payload(text: str) -> bytes:
+    try:
+        # A payload is bytes, and a POSIX shell gives them, whether they are text or not.
+        return text.encode() if os.name == "nt" else os.fsencode(text)
+    except UnicodeEncodeError:
+        raise _UsageError(f"the message {text!r} is no UTF-8") from None
+
+
 def _header(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
+    name, found, value = _utf8(text).partition("=")
     if not found or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
