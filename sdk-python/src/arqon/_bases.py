@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Retry = Literal["never", "later", "new_token"]
 
@@ -54,6 +58,14 @@ class ArqonError(Exception):
         if self.help and self.help not in text:
             text = f"{text.rstrip('.')}. {self.help}"
         return text
+
+    def _again(self) -> Self:
+        """The same error, to raise once more: a traceback belongs to one raising, and would grow
+        with each, and hold what the frames of all of them held.
+        """
+        error = copy.copy(self)
+        error.__cause__ = self.__cause__
+        return error
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword arguments of subclasses are attributes by now; pickling keeps them as such.

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from . import _wire
 from ._core import Core
+from ._proto import envelope_pb2 as pb
 from ._room import Payload, Room
 from ._types import Overflow, PresenceMode, Receipt, Session, State
-from .errors import ArqonError, ClientClosed, ConnectionLost
+from .errors import ArqonError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -88,6 +89,7 @@ class Client:
             JoinForbidden: the token does not cover the room.
             RoomLimit: too many rooms.
             NotConnected, RequestTimeout: no connection, or no answer, in ``request_timeout``.
+            TypeError: `meta` is no mapping of text to text.
         """
         _wire.check_room(room)
         mode: PresenceMode = presence or ("full" if meta else "none")
@@ -98,7 +100,7 @@ class Client:
             room,
             echo=echo,
             mode=mode,
-            meta=meta or {},
+            meta=_wire.check_meta(meta or {}),
             queue_messages=self._queue[0] if queue_messages is None else queue_messages,
             queue_bytes=self._queue[1] if queue_bytes is None else queue_bytes,
             overflow=self._queue[2] if overflow is None else overflow,
@@ -178,7 +180,7 @@ class Client:
         # Not the loop's clock: uvloop's counts milliseconds.
         started = time.perf_counter()
         link.send(_wire.ping(ref))
-        request = core.requests.add(ref, "PING", ConnectionLost)
+        request = core.requests.add(ref, "PING", (pb.OPCODE_PONG,))
         await request.answer()
         return time.perf_counter() - started
 
@@ -196,7 +198,7 @@ class Client:
         deadline = None if timeout is None else self._core.loop.time() + timeout
         while self._core.state is not state:
             if self._core.state is State.CLOSED:
-                raise self._core.fatal or ClientClosed()
+                raise self._core.why_closed()
             if not await self._core.changed(deadline):
                 raise TimeoutError(f"the client is {self._core.state.value}, not {state.value}")
 
@@ -208,7 +210,7 @@ class Client:
         """
         await self.wait_for(State.CLOSED)
         if self._core.fatal is not None:
-            raise self._core.fatal
+            raise self._core.why_closed()
 
     async def close(self) -> None:
         """Sends what is queued, waits for acknowledgements that are under way (``close_timeout``

@@ -48,6 +48,10 @@ class Connecting:
                 raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")
         if send_buffer < 1:
             raise ValueError("send_buffer is a number of bytes above 0")
+        if reconnect is not None and not isinstance(reconnect, Reconnect):
+            raise TypeError(
+                f"reconnect is arqon.Reconnect(...), or None for off, not {reconnect!r}"
+            )
         # Its bounds are checked here, and not when the first room is joined.
         Inbox("", queue_messages, queue_bytes, overflow)
         self._dial = Dial(

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import re
 import ssl as tls
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.datastructures import Headers
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+    ProxyError,
+)
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLOSING, OPEN, Event
 from websockets.typing import Subprotocol
@@ -54,9 +65,33 @@ _USER_AGENT = (
     f"Python/{sys.version_info.major}.{sys.version_info.minor} "
     f"websockets/{_websockets_version}"
 )
-# The library logs the headers of the request at DEBUG, and the token is one of them.
-_WEBSOCKET_LOG = logging.getLogger("arqon.websocket")
-_WEBSOCKET_LOG.setLevel(logging.WARNING)
+#: Bytes of frames that are written before the turn of the loop ends, so that it is known how much
+#: the network takes.
+_FLUSH_BYTES = 64 * 1024
+#: Bytes of answers to pings that may wait beside what is published: their number is the server's.
+_MAX_PONGS = 256 * 1024
+#: Bytes of the head of such a frame.
+_PONG_HEAD = 6
+#: Seconds of a heartbeat at most; a Shield's is 300 at most.
+_LONGEST_HEARTBEAT = 300.0
+
+
+if TYPE_CHECKING:
+    _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _LoggerAdapter = logging.LoggerAdapter
+
+
+class _NoHeaders(_LoggerAdapter):
+    """The library logs the headers of the request at DEBUG, and the token is one of them. A level
+    would not do: the application's configuration of logging resets it.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - theirs
+        return level >= logging.WARNING and super().isEnabledFor(level)
+
+
+_WEBSOCKET_LOG = _NoHeaders(logging.getLogger("arqon.websocket"), {})
 
 
 @dataclass(frozen=True)
@@ -79,26 +114,32 @@ def check_url(url: str) -> str:
     """
     if not isinstance(url, str):
         raise UrlInvalid(f"the address is no text but {type(url).__name__}")
+    shown = repr(without_user(url))
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise UrlInvalid(f"{url!r}: {error}") from None
+        # Its text may hold parts of the address.
+        raise UrlInvalid(f"{shown}: {error}" if "@" not in url else f"{shown} is none") from None
     if parts.scheme in ("http", "https"):
         better = "wss" if parts.scheme == "https" else "ws"
-        raise UrlInvalid(f"{url!r} begins with {parts.scheme}://; write {better}://")
+        raise UrlInvalid(f"{shown} begins with {parts.scheme}://; write {better}://")
     if parts.scheme not in ("ws", "wss"):
-        raise UrlInvalid(f"{url!r} does not begin with ws:// or wss://")
+        raise UrlInvalid(f"{shown} does not begin with ws:// or wss://")
     if parts.username is not None or parts.password is not None:
-        # The address itself stays out of the text: it holds a password.
         raise UrlInvalid("the address holds a user or a password; a token goes by token=")
     if not parts.hostname:
-        raise UrlInvalid(f"{url!r} names no host")
+        raise UrlInvalid(f"{shown} names no host")
     if parts.fragment:
-        raise UrlInvalid(f"{url!r} has a fragment (#...)")
+        raise UrlInvalid(f"{shown} has a fragment (#...)")
     if parts.path in ("", "/"):
         parts = parts._replace(path="/v1/socket")
     return parts.geturl()
+
+
+def without_user(url: str) -> str:
+    """An address that may be shown: without a password, wherever it stands."""
+    return "..." + url[url.rindex("@") :] if "@" in url else url
 
 
 class _Connect(connect):
@@ -115,16 +156,24 @@ class _Socket(ClientConnection):
     garbage: Callable[[str], None]
     closing: Callable[[], None]
     ended: Callable[[], None]
+    writable: Callable[[], None]
     heard: float
     #: What broke the connection, if the network said. Kept here, since the base class has it under
     #: another name in each of its versions.
     broken_by: Exception | None = None
-    _parts: list[bytes]
+    _parts: bytearray
+    # Bytes of answers to pings that the network did not take.
+    _pongs: int = 0
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.protocol.state is CLOSING:
             self.closing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._pongs = 0
+        self.writable()
 
     def process_event(self, event: Event) -> None:
         if not isinstance(event, Frame):
@@ -136,17 +185,21 @@ class _Socket(ClientConnection):
             if event.fin:
                 self.sink(bytes(event.data))
             else:
-                self._parts = [bytes(event.data)]
+                self._parts = bytearray(event.data)
         elif opcode is Opcode.CONT:
-            self._parts.append(bytes(event.data))
+            self._parts += event.data
             if event.fin:
-                data, self._parts = b"".join(self._parts), []
+                data, self._parts = bytes(self._parts), bytearray()
                 self.sink(data)
         elif opcode is Opcode.TEXT:
-            self._parts = []
+            self._parts = bytearray()
             self.garbage("the server sent a text frame")
         else:
             super().process_event(event)
+            if opcode is Opcode.PING and self.paused:
+                self._pongs += _PONG_HEAD + len(event.data)
+                if self._pongs > _MAX_PONGS:
+                    self.garbage("the server sends pings and does not read the answers")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -168,7 +221,11 @@ class Link:
         self._garbage: ArqonError | None = None
         self._silent = False
         self._closing = False
+        # Frames of this turn of the loop, and bytes of them that are not written yet.
+        self._frames = 0
         self._unwritten = 0
+        # Publishes that wait for the network, in their order.
+        self._senders: deque[asyncio.Future[None]] = deque()
         self._early: list[tuple[pb.Envelope, int]] | None = []
         self._heartbeat: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
@@ -203,34 +260,52 @@ class Link:
         if protocol.state is not OPEN or self._closing:
             raise ConnectionLost("the connection is closing")
         protocol.send_binary(data)
-        if not self._unwritten:
-            self._loop.call_soon(self._flush)
-        self._unwritten += 1
+        if not self._frames:
+            self._loop.call_soon(self._end_turn)
+        self._frames += 1
+        self._unwritten += len(data)
+        if self._unwritten >= _FLUSH_BYTES:
+            self._flush()
 
     @property
     def congested(self) -> bool:
-        """Whether the network takes less than is sent."""
-        return self._socket.paused
+        """Whether the network takes less than is sent, or others wait for it already."""
+        return self._socket.paused or bool(self._senders)
 
     @property
     def should_yield(self) -> bool:
         """Whether the sender should give way to the loop."""
-        return self._unwritten >= _FRAMES_PER_TURN
+        return self._frames >= _FRAMES_PER_TURN
 
     async def drain(self, timeout: float) -> None:
-        """Waits until the network has taken enough.
+        """Waits for this sender's turn, and until the network has taken enough.
 
         Raises:
             SendQueueFull: it did not in time.
+            ConnectionLost: there is no connection any more.
         """
+        waiter = self._loop.create_future()
+        timer = self._loop.call_later(timeout, _expire, waiter, timeout)
+        self._senders.append(waiter)
         try:
-            await asyncio.wait_for(self._socket.drain(), timeout)
-        except asyncio.TimeoutError:
-            raise SendQueueFull(
-                f"the network took nothing for {timeout:g} s; the message waits in a full queue"
-            ) from None
-        except (OSError, websockets.WebSocketException):
-            raise ConnectionLost("the connection ended while messages waited for it") from None
+            await waiter
+        finally:
+            timer.cancel()
+            self._senders.remove(waiter)
+            # The next one looks after this one has sent.
+            self._loop.call_soon(self._let_send)
+        if self.lost.done():
+            raise ConnectionLost("the connection ended while messages waited for it")
+
+    def _let_send(self) -> None:
+        if self._senders and not self._socket.paused:
+            waiter = self._senders[0]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _end_turn(self) -> None:
+        self._frames = 0
+        self._flush()
 
     def _flush(self) -> None:
         self._unwritten = 0
@@ -266,10 +341,14 @@ class Link:
         if transport is not None:
             transport.abort()
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, error: ServerGarbage) -> None:
+        """The server does not keep the rules: the connection ends, by this error."""
         if self._garbage is None:
-            self._garbage = ServerGarbage(reason)
+            self._garbage = error
             self._give_up_socket()
+
+    def _fail(self, reason: str) -> None:
+        self.fail(ServerGarbage(reason))
 
     def _give_up_socket(self) -> None:
         # The closing handshake would be with a peer that does not keep the rules, or is silent.
@@ -295,6 +374,9 @@ class Link:
             self._welcome.exception()
         if not self.lost.done():
             self.lost.set_result(error)
+        for waiter in self._senders:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _why(self) -> ArqonError | None:
         if self._garbage is not None:
@@ -332,8 +414,7 @@ class Link:
             self.unknown_frames += 1
             return
         except ServerGarbage as error:
-            self._garbage = error
-            self._give_up_socket()
+            self.fail(error)
             return
         if self._welcome.done():
             if envelope.op == pb.OPCODE_WELCOME:
@@ -366,22 +447,25 @@ class Link:
 
     def _beat(self) -> None:
         """The server pings each heartbeat. If it is silent for one, it is asked; for two, gone."""
-        pace = self.session.heartbeat or 25.0
+        pace = min(self.session.heartbeat or 25.0, _LONGEST_HEARTBEAT)
         silent = self._loop.time() - self._socket.heard
         if silent >= 2 * pace:
             self._silent = True
             self._give_up_socket()
             return
         if silent >= pace and not self._closing and self._socket.protocol.state is OPEN:
-            self.send(_wire.ping(0))
+            # Whatever the server says of its limits, this is within them.
+            with contextlib.suppress(ArqonError):
+                self.send(_wire.ping(0))
         self._heartbeat = self._loop.call_later(pace / 2, self._beat)
 
     def _make_socket(self, *args: Any, **options: Any) -> _Socket:  # noqa: ANN401 - theirs
         socket = _Socket(*args, **options)
         socket.heard = self._loop.time()
-        socket._parts = []
+        socket._parts = bytearray()
         socket.sink, socket.garbage = self._on_data, self._fail
         socket.closing, socket.ended = self._on_closing, self._on_ended
+        socket.writable = self._let_send
         self._socket = socket
         return socket
 
@@ -447,6 +531,10 @@ def _dial_error(dial: Dial, error: Exception) -> ArqonError:
         return _refusal(where, error)
     if isinstance(error, InvalidURI):
         return UrlInvalid(str(error))
+    if isinstance(error, InvalidProxy):
+        return UrlInvalid(f"the proxy {without_user(error.proxy)!r} is none: {error.msg}")
+    if isinstance(error, ProxyError):
+        return Unreachable(f"the proxy did not connect to {where}: {error}")
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)) and not _is_os_timeout(error):
         return ConnectTimeout(f"no connection to {where} in {dial.open_timeout:g} s")
     if isinstance(error, tls.SSLCertVerificationError):
@@ -482,7 +570,7 @@ def _is_os_timeout(error: Exception) -> bool:
 def _refusal(where: str, error: InvalidStatus) -> ArqonError:
     response = error.response
     status = response.status_code
-    retry_after = _seconds(response.headers.get("Retry-After"))
+    retry_after = _seconds(_first(response.headers, "Retry-After"))
     try:
         body = json.loads(response.body or b"")
         code, name, message = body["code"], str(body["name"]), str(body.get("message", ""))
@@ -495,16 +583,33 @@ def _refusal(where: str, error: InvalidStatus) -> ArqonError:
             f"{where} answered HTTP {status}, which is no answer of a Shield's",
             retry_after=retry_after,
         )
-    to = response.headers.get("Location")
+    if status == 431:
+        return NotArqonbus(f"{where} answered HTTP 431: is the token far too long?")
+    to = _first(response.headers, "Location")
     hint = f"; it points to {to}, which is not followed with a token" if to else ""
     return NotArqonbus(f"{where} answered HTTP {status}, which is no answer of a Shield's{hint}")
 
 
+def _first(headers: Headers, name: str) -> str | None:
+    # There may be several, and `get` would raise.
+    return next(iter(headers.get_all(name)), None)
+
+
 def _seconds(text: str | None) -> float | None:
     # The other form, a date, would need both clocks to agree.
-    if text is None or not text.strip().isdigit():
+    if text is None or not re.fullmatch(r"[0-9]+", text.strip()):
         return None
-    return float(min(int(text), 3600))
+    digits = text.strip().lstrip("0")
+    return min(float(digits[:9] or 0), _wire.LONGEST_WAIT)
+
+
+def _expire(waiter: asyncio.Future[None], timeout: float) -> None:
+    if not waiter.done():
+        waiter.set_exception(
+            SendQueueFull(f"the network did not take enough in {timeout:g} s; nothing was sent")
+        )
+        # Whoever waits may have been cancelled.
+        waiter.exception()
 
 
 __all__ = ["Dial", "Link", "check_url", "open_link"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,6 +13,7 @@ from ._backoff import Backoff
 from ._connection import Dial, Link, open_link
 from ._dispatch import Dispatch
 from ._events import EventHandler, Events
+from ._proto import envelope_pb2 as pb
 from ._requests import Requests
 from ._room import Room
 from ._rooms import Rooms
@@ -28,7 +30,9 @@ from .errors import (
     ArqonError,
     ClientClosed,
     ConnectionLost,
+    GoingAway,
     NotConnected,
+    ReconnectGivenUp,
     RequestTimeout,
     TokenSourceFailed,
 )
@@ -84,6 +88,7 @@ class Core:
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed_at = -math.inf
         # When GOAWAY wants the reconnect, by the loop's clock, and who waits for that.
         self._move_at: float | None = None
         self._move: asyncio.Future[None] | None = None
@@ -99,7 +104,7 @@ class Core:
         """
         try:
             if self.reconnect is not None and self.reconnect.first:
-                link = await self._open_again(0.0)
+                link = await self._open_again(0.0, None)
             else:
                 link = await self._open()
             self._attach(link)
@@ -117,23 +122,32 @@ class Core:
                 self._detach(error)
                 if self.reconnect is None:
                     raise error or ConnectionLost("the server asked for a reconnect, which is off")
-                if self.loop.time() - opened_at >= _STABLE:
+                short = self.loop.time() - opened_at < _STABLE
+                if not short:
                     self._backoff.reset()
-                wait = 0.0 if error is None else self._backoff.after(error, 0.0)
+                wait = 0.0
+                if error is not None or short:
+                    # A server that wants each session to go on is not to be asked in a loop.
+                    wait = self._backoff.after(error or GoingAway(), 0.0)
                 if self._move_at is not None:
                     wait = max(wait, self._move_at - self.loop.time())
                     self._move_at = None
-                link = await self._open_again(wait)
+                link = await self._open_again(wait, error)
                 self.reconnects += 1
                 self._attach(link)
         except ArqonError as error:
             self.finish(error)
         except Exception as fault:
-            # Without this the application would wait for ever.
-            _log.exception("a fault of arqon-sdk")
-            broken = ConnectionLost(f"a fault of arqon-sdk itself: {fault!r}")
-            broken.__cause__ = fault
-            self.finish(broken)
+            self._broken(fault)
+
+    def _broken(self, fault: BaseException) -> None:
+        # Without this the application would wait for ever.
+        _log.error("a fault of arqon-sdk", exc_info=fault)
+        error = ConnectionLost(f"a fault of arqon-sdk itself: {fault!r}")
+        error.__cause__ = fault
+        if self.hearing is not None:
+            self.hearing.abort()
+        self.finish(error)
 
     async def _lost(self, link: Link) -> ArqonError | None:
         """Waits for the end of the connection: its error, or ``None`` where GOAWAY's time came and
@@ -169,8 +183,13 @@ class Core:
         self._token = await self._tokens.get()
         return await open_link(self.dial, self._token, self._dispatch.frame)
 
-    async def _open_again(self, wait: float) -> Link:
+    async def _open_again(self, wait: float, why: ArqonError | None) -> Link:
         lost_at = self.loop.time()
+        give_up = None if self.reconnect is None else self.reconnect.give_up_after
+        if give_up is not None and wait > give_up:
+            # The server asked for a longer wait than the application has patience.
+            await asyncio.sleep(give_up)
+            raise ReconnectGivenUp(f"no session within {give_up:g} s") from why
         while True:
             await asyncio.sleep(wait)
             try:
@@ -241,8 +260,10 @@ class Core:
                 await self._close_all()
             finally:
                 self._closing.set_result(None)
-        else:
+        elif not self.events.calling:
             await asyncio.shield(self._closing)
+            # Where the handler closed it, there may be events after that one.
+            await self.events.close(self.dial.close_timeout)
 
     @property
     def closing(self) -> bool:
@@ -262,6 +283,8 @@ class Core:
 
     async def _keep_fresh(self) -> None:
         """Tries until another token is in force; the end of the connection ends it too."""
+        # A server that says so again and again is not to keep the token function busy.
+        await asyncio.sleep(self._refreshed_at + _REFRESH_AGAIN - self.loop.time())
         if not self._tokens.renewable:
             self.events.emit(
                 TokenRefreshFailed(
@@ -285,9 +308,10 @@ class Core:
         link = await self.ready_link()
         ref = link.ref()
         link.send(_wire.refresh(token, ref))
-        request = self.requests.add(ref, "REFRESH", ConnectionLost)
+        request = self.requests.add(ref, "REFRESH", (pb.OPCODE_REFRESHED,))
         pages = await request.answer()
         self._token = token
+        self._refreshed_at = self.loop.time()
         expires_at = _wire.expiry_of(pages[0].refreshed.expires_at)
         self._dispatch.expires(expires_at)
         self.events.emit(TokenRefreshed(expires_at))
@@ -358,13 +382,22 @@ class Core:
     def check_open(self) -> None:
         """Raises if the client is closed."""
         if self.state is State.CLOSED or self._closing is not None:
-            raise self.fatal or ClientClosed()
+            raise self.why_closed()
+
+    def why_closed(self) -> ArqonError:
+        """The error for who still wants something of a closed client."""
+        return ClientClosed() if self.fatal is None else self.fatal._again()
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Runs it beside everything else, until the client closes."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._broken(fault)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from . import _wire
 from ._connection import Link
 from ._proto import envelope_pb2 as pb
-from ._types import Message, PublishFailed, ReconnectAsked, ServerProblem
-from .errors import from_code
+from ._types import Gap, GapReason, Message, PublishFailed, ReconnectAsked, ServerProblem
+from .errors import ServerGarbage, from_code
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -46,7 +46,10 @@ class Dispatch:
     def frame(self, link: Link, envelope: pb.Envelope, size: int) -> None:
         """Takes one frame; of a connection that is no longer in use, none."""
         if link is self._core.hearing:
-            self._handlers[int(envelope.op)](envelope, size)
+            try:
+                self._handlers[int(envelope.op)](envelope, size)
+            except ServerGarbage as error:
+                link.fail(error)
 
     def expires(self, at: datetime) -> None:
         """The token in force expires then."""
@@ -56,16 +59,19 @@ class Dispatch:
 
     def _message(self, envelope: pb.Envelope, size: int) -> None:
         room = self._core.rooms.by_name.get(envelope.room)
-        if room is not None and room._joined:
-            room._inbox.put(Message(envelope), size)
+        if room is None or not room._joined:
+            return
+        if room._inbox.put(Message(envelope), size):
+            # Who only iterates messages should hear of it too.
+            self._core.events.emit(Gap(room.name, GapReason.LOCAL_OVERFLOW, None))
 
     def _answer(self, envelope: pb.Envelope, size: int) -> None:
         if envelope.ref:
-            self._core.requests.answered(envelope.ref, envelope)
+            self._core.requests.answered(envelope, size)
 
     def _joined(self, envelope: pb.Envelope, size: int) -> None:
         core = self._core
-        waited_for = core.requests.answered(envelope.ref, envelope)
+        waited_for = core.requests.answered(envelope, size)
         room = core.rooms.by_name.get(envelope.room)
         if room is not None and waited_for and room._join_ref == envelope.ref:
             # Here and not in the task that waits: what follows in this very read belongs to it.
@@ -74,11 +80,12 @@ class Dispatch:
 
     def _left(self, envelope: pb.Envelope, size: int) -> None:
         core = self._core
-        if envelope.ref and core.requests.answered(envelope.ref, envelope):
+        if envelope.ref and core.requests.answered(envelope, size):
             return
+        told = envelope.left
         room = core.rooms.by_name.get(envelope.room)
-        if room is not None and envelope.left.code:
-            told = envelope.left
+        if room is not None and told.code:
+            _wire.check_code(told.code)
             core.rooms.end_room(room, from_code(told.code, told.name))
 
     def _error(self, envelope: pb.Envelope, size: int) -> None:
@@ -104,15 +111,21 @@ class Dispatch:
     def _presence_state(self, envelope: pb.Envelope, size: int) -> None:
         told = envelope.presence_state
         core = self._core
-        if envelope.ref:
-            core.requests.answered(envelope.ref, envelope, last=told.last_page)
+        ref = envelope.ref
+        asked = bool(ref) and core.requests.answered(envelope, size, last=told.last_page)
         room = core.rooms.by_name.get(envelope.room)
-        # An answer to PRESENCE_GET replaces what a watcher knows, too.
-        if room is not None and room.presence.mode in ("full", "watch"):
+        # An answer to PRESENCE_GET replaces what a watcher knows, too. The first state after JOIN
+        # has its correlation id; one that nobody asked for has none.
+        if room is None or room.presence.mode not in ("full", "watch"):
+            return
+        if ref and not asked and ref != room._join_ref:
+            room.presence._forget_pages(ref)
+        else:
             room.presence._told_state(
                 [_wire.member_of(member) for member in told.members],
                 told.count,
-                ref=envelope.ref,
+                size,
+                ref=ref,
                 last_page=told.last_page,
                 truncated=told.truncated,
             )
@@ -132,7 +145,7 @@ class Dispatch:
 
     def _presence_count(self, envelope: pb.Envelope, size: int) -> None:
         if envelope.ref:
-            self._core.requests.answered(envelope.ref, envelope)
+            self._core.requests.answered(envelope, size)
         room = self._core.rooms.by_name.get(envelope.room)
         if room is not None:
             room.presence._told_count(envelope.presence_count.count)
@@ -144,6 +157,6 @@ class Dispatch:
     def _goaway(self, envelope: pb.Envelope, size: int) -> None:
         told = envelope.goaway
         spread = random.uniform(0.0, told.spread_ms / 1000)
-        after = told.retry_after_ms / 1000 + spread
+        after = min(told.retry_after_ms / 1000 + spread, _wire.LONGEST_WAIT)
         self._core.go_away(after)
         self._core.events.emit(ReconnectAsked(after))

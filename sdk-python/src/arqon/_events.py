@@ -14,6 +14,8 @@ EventHandler = Callable[[Event], Awaitable[None]] | Callable[[Event], None]
 
 #: Events that wait for the handler. When full, the oldest is dropped, and a warning logged.
 MAX_EVENTS = 256
+#: Seconds that a handler may take to end, once it was cancelled.
+_CANCEL = 0.5
 
 _log = logging.getLogger("arqon")
 
@@ -39,7 +41,7 @@ class Events:
                 _log.warning("on_event is too slow: the oldest of %d events dropped", MAX_EVENTS)
             self._dropped += 1
         self._waiting.append(event)
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._run(self._handler))
         self._stir()
 
@@ -52,14 +54,19 @@ class Events:
         """Waits for the events that are queued, for so many seconds at most; none comes after."""
         self.end()
         task = self._task
-        # A handler may close the client; it is not to wait for itself.
-        if task is None or task is asyncio.current_task():
+        if task is None or self.calling:
             return
         await asyncio.wait([task], timeout=timeout)
         if not task.done():
             self._waiting.clear()
             task.cancel()
-            await asyncio.wait([task])
+            # A handler that does not let itself be cancelled is left behind.
+            await asyncio.wait([task], timeout=_CANCEL)
+
+    @property
+    def calling(self) -> bool:
+        """Whether this is asked by the handler: what waits for it would wait for itself."""
+        return self._task is not None and self._task is asyncio.current_task()
 
     def _stir(self) -> None:
         if self._wake is not None and not self._wake.done():
@@ -73,6 +80,10 @@ class Events:
                     result = handler(event)
                     if inspect.isawaitable(result):
                         await result
+                except asyncio.CancelledError:
+                    if _is_cancelled():
+                        raise
+                    _log.exception("on_event was cancelled on %s", type(event).__name__)
                 except Exception:
                     _log.exception("on_event failed on %s", type(event).__name__)
             if self._closing:
@@ -80,3 +91,11 @@ class Events:
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
             self._wake = None
+
+
+def _is_cancelled() -> bool:
+    """Whether the task of now was cancelled, and not just something that it awaited. Before Python
+    3.11 nobody knows; then it ends, and the next event starts another.
+    """
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is None or cancelling() > 0

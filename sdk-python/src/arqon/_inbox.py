@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 
 from ._types import Gap, GapReason, Message, Overflow
+from .errors import ArqonError
 
 
 class Inbox:
@@ -31,40 +32,56 @@ class Inbox:
         self._cut_missed: int | None = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
+        # Whether it was full since it was empty last.
+        self._overflowed = False
         #: What ended it, if it was a failure.
-        self.error: BaseException | None = None
+        self.error: ArqonError | None = None
         #: Messages that are known to be missing, here or by the server's word.
         self.missed = 0
 
     def __len__(self) -> int:
         return len(self._items) + self._cut
 
-    def put(self, message: Message, size: int) -> None:
-        """Takes a message of so many bytes."""
+    def put(self, message: Message, size: int) -> bool:
+        """Takes a message of so many bytes. True where that made it overflow, for the first time
+        since it was empty.
+        """
         if self._closed:
-            return
-        if len(self._items) >= self._max_messages or self._bytes + size > self._max_bytes:
-            if self._overflow == "drop_newest" or size > self._max_bytes:
-                self._leave_out()
-                return
+            return False
+        if len(self._items) < self._max_messages and self._bytes + size <= self._max_bytes:
+            if not self._items and not self._cut:
+                self._overflowed = False
+            self._append(message, size)
+            return False
+        if self._overflow == "drop_newest" or size > self._max_bytes:
+            self.missed += 1
+            self._note_gap(Gap(self._room, GapReason.LOCAL_OVERFLOW, 1))
+        else:
             while self._items and (
                 len(self._items) >= self._max_messages or self._bytes + size > self._max_bytes
             ):
                 self._drop_oldest()
-        self._append(message, size)
+            self._append(message, size)
+        before, self._overflowed = self._overflowed, True
+        return not before
 
     def put_gap(self, gap: Gap) -> None:
         """Takes the news that messages are missing."""
         if self._closed:
             return
         self.missed += gap.missed or 0
-        # Two of a kind in a row tell no more than one.
-        if self._items:
-            last = self._items[-1][0]
-            if isinstance(last, Gap) and last.reason is gap.reason:
-                self._items[-1] = (_joined(last, gap), 0)
-                return
-        if len(self._items) >= self._max_messages:
+        self._note_gap(gap)
+
+    def _note_gap(self, gap: Gap) -> None:
+        last = self._items[-1][0] if self._items else None
+        full = len(self._items) >= self._max_messages
+        keeps_oldest = self._overflow == "drop_newest"
+        # Two of a kind in a row tell no more than one. Where the oldest stay, there is room over
+        # the bound for just one gap, which stands for all that are missing there.
+        if isinstance(last, Gap) and (last.reason is gap.reason or (full and keeps_oldest)):
+            self._items[-1] = (_joined(last, gap), 0)
+            return
+        if full and not keeps_oldest:
             self._drop_oldest()
         self._append(gap, 0)
 
@@ -84,11 +101,11 @@ class Inbox:
                 return item
             if self._closed:
                 if self.error is not None:
-                    raise self.error
+                    raise self.error._again()
                 raise StopAsyncIteration
             await self._changed()
 
-    def close(self, error: BaseException | None, *, clear: bool) -> None:
+    def close(self, error: ArqonError | None, *, clear: bool) -> None:
         """Nothing comes any more. With ``clear``, what is there goes too."""
         if clear:
             self._items.clear()
@@ -140,17 +157,6 @@ class Inbox:
         self.missed += 1
         if self._cut_missed is not None:
             self._cut_missed += 1
-
-    def _leave_out(self) -> None:
-        self.missed += 1
-        gap = Gap(self._room, GapReason.LOCAL_OVERFLOW, 1)
-        if self._items:
-            last = self._items[-1][0]
-            if isinstance(last, Gap) and last.reason is GapReason.LOCAL_OVERFLOW:
-                self._items[-1] = (_joined(last, gap), 0)
-                return
-        # The one item over the bound: there is at most one of these at the end.
-        self._append(gap, 0)
 
     def _take_cut(self) -> Gap:
         gap = Gap(self._room, GapReason.LOCAL_OVERFLOW, self._cut_missed)

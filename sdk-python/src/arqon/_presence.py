@@ -7,17 +7,21 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from . import _wire
 from ._types import Member, PresenceChange, PresenceMode
-from .errors import PresenceNotSeen
+from .errors import ArqonError, PresenceNotSeen, ServerGarbage
 
 if TYPE_CHECKING:
     from ._room import Room
+
+#: Members that a room may have here; a Shield tells of no more than that.
+_MAX_MEMBERS = 100_000
 
 
 class Watcher:
     """What one reader was told, and which users it must look at again.
 
-    Bounded by the members themselves: changes of a user that come faster than they are read
+    Bounded by who is there and who was told: changes of a user that come faster than they are read
     become one change, and who came and went in between is not told.
     """
 
@@ -26,15 +30,19 @@ class Watcher:
         self._dirty: dict[str, None] = dict.fromkeys(members)
         self.wake: asyncio.Future[None] | None = None
 
-    def touch(self, users: Iterable[str]) -> None:
+    def touch(self, users: Iterable[str], members: Mapping[str, Member]) -> None:
         """These may have changed."""
-        self._dirty.update(dict.fromkeys(users))
+        for user in users:
+            if user in members or user in self._told:
+                self._dirty[user] = None
+            else:
+                self._dirty.pop(user, None)
         self.stir()
 
     def touch_all(self, members: Mapping[str, Member]) -> None:
         """Everything may have changed."""
-        self._dirty.update(dict.fromkeys(self._told))
-        self.touch(members)
+        self._dirty = dict.fromkeys((*self._told, *members))
+        self.stir()
 
     def stir(self) -> None:
         """Lets the reader look."""
@@ -78,13 +86,13 @@ class Presence:
         self._room = room
         self._mode: PresenceMode = mode
         self._members: dict[str, Member] = {}
-        # Pages that came, by the request they answer.
-        self._pages: dict[int, dict[str, Member]] = {}
+        # Members and bytes of the pages that came, by the request they answer.
+        self._pages: dict[int, tuple[dict[str, Member], int]] = {}
         self._count: int | None = None
         self._truncated = False
         self._ready = False
         self._ended = False
-        self._error: BaseException | None = None
+        self._error: ArqonError | None = None
         self._watchers: set[Watcher] = set()
         self._counters: set[Watcher] = set()
 
@@ -142,10 +150,11 @@ class Presence:
         Raises:
             PresenceNotSeen: the room was joined with mode ``none`` or ``watch``.
             MetaTooLarge: over the platform's limit (``presence.max_meta_bytes``).
+            TypeError: `meta` is no mapping of text to text.
         """
         if self._mode in ("none", "watch"):
             raise PresenceNotSeen(f"{self._room.name} was joined with presence={self._mode!r}")
-        await self._room._set_meta(dict(meta))
+        await self._room._set_meta(_wire.check_meta(meta))
 
     async def __aiter__(self) -> AsyncIterator[PresenceChange]:
         watcher = Watcher(self._members)
@@ -158,7 +167,7 @@ class Presence:
                         yield change
                 elif self._ended:
                     if self._error is not None:
-                        raise self._error
+                        raise self._error._again()
                     return
                 else:
                     await _stirred(watcher)
@@ -180,20 +189,30 @@ class Presence:
                 else:
                     await _stirred(watcher)
             if self._error is not None:
-                raise self._error
+                raise self._error._again()
         finally:
             self._counters.discard(watcher)
 
     # -- what the server tells
 
     def _told_state(
-        self, members: list[Member], count: int, *, ref: int, last_page: bool, truncated: bool
+        self,
+        members: list[Member],
+        count: int,
+        size: int,
+        *,
+        ref: int,
+        last_page: bool,
+        truncated: bool,
     ) -> None:
-        pages = self._pages.setdefault(ref, {})
+        pages, before = self._pages.pop(ref, ({}, 0))
+        size += before
         pages.update((member.user, member) for member in members)
+        if size > _wire.LARGEST_STATE or len(pages) > _MAX_MEMBERS:
+            raise ServerGarbage(f"the presence of {self._room.name} does not end")
         if not last_page:
+            self._pages[ref] = pages, size
             return
-        del self._pages[ref]
         self._ready = True
         self._truncated = truncated
         self._members = {} if truncated else pages
@@ -203,9 +222,15 @@ class Presence:
             for watcher in self._watchers:
                 watcher.touch_all(self._members)
 
+    def _forget_pages(self, ref: int) -> None:
+        """Whoever asked does not wait any more."""
+        self._pages.pop(ref, None)
+
     def _told_update(self, members: list[Member], count: int) -> None:
         if self._mode in ("full", "watch"):
             self._members.update((member.user, member) for member in members)
+            if len(self._members) > _MAX_MEMBERS:
+                raise ServerGarbage(f"{self._room.name} has members without end")
             self._touch([member.user for member in members])
         self._told_count(count)
 
@@ -223,13 +248,13 @@ class Presence:
 
     def _touch(self, users: list[str]) -> None:
         for watcher in self._watchers:
-            watcher.touch(users)
+            watcher.touch(users, self._members)
 
     def _disconnected(self) -> None:
         self._ready = False
         self._pages.clear()
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: ArqonError | None) -> None:
         if not self._ended:
             self._ended = True
             self._error = error

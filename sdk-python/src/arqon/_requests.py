@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from . import _wire
 from ._proto import envelope_pb2 as pb
-from .errors import ArqonError, RequestTimeout
+from .errors import ArqonError, ConnectionLost, RequestTimeout, ServerGarbage
 
 
 class Requests:
@@ -21,25 +22,47 @@ class Requests:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, ref: int, what: str, cut: Callable[[str], ArqonError]) -> Request:
+    def add(
+        self,
+        ref: int,
+        what: str,
+        expects: Sequence[int],
+        cut: Callable[[str], ArqonError] = ConnectionLost,
+        *,
+        twist_id: str = "",
+    ) -> Request:
         """A request that was sent in this turn of the loop.
 
         Args:
             ref: its correlation id.
             what: for the text of errors.
+            expects: opcodes of an answer.
             cut: makes the error of a request whose outcome nobody will tell any more.
+            twist_id: the message that an ACK must name.
         """
-        request = Request(self, ref, what, cut)
+        request = Request(self, ref, what, expects, cut, twist_id)
         self._pending[ref] = request
         return request
 
-    def answered(self, ref: int, envelope: pb.Envelope, *, last: bool = True) -> bool:
-        """An answer came. Whether anybody waits for it."""
-        request = self._pending.get(ref)
-        if request is None:
+    def answered(self, envelope: pb.Envelope, size: int, *, last: bool = True) -> bool:
+        """An answer came. Whether anybody waits for it.
+
+        Raises:
+            ServerGarbage: it is no answer to that request, or takes more pages than any room has.
+        """
+        request = self._pending.get(envelope.ref)
+        if request is None or request.done.done():
             return False
+        op = int(envelope.op)
+        if op not in request.expects or (
+            op == pb.OPCODE_ACK and envelope.ack.twist_id != request.twist_id
+        ):
+            raise ServerGarbage(f"PROTOCOL_MISMATCH: opcode {op} answers {request.what}")
+        request.size += size
+        if request.size > _wire.LARGEST_STATE:
+            raise ServerGarbage(f"the answer to {request.what} does not end")
         request.pages.append(envelope)
-        if last and not request.done.done():
+        if last:
             request.done.set_result(None)
         return True
 
@@ -70,15 +93,24 @@ class Requests:
 class Request:
     """One request. Awaited by whoever sent it, once."""
 
-    __slots__ = ("_owner", "_ref", "_what", "cut", "done", "pages")
+    __slots__ = ("_owner", "_ref", "cut", "done", "expects", "pages", "size", "twist_id", "what")
 
     def __init__(
-        self, owner: Requests, ref: int, what: str, cut: Callable[[str], ArqonError]
+        self,
+        owner: Requests,
+        ref: int,
+        what: str,
+        expects: Sequence[int],
+        cut: Callable[[str], ArqonError],
+        twist_id: str,
     ) -> None:
         self._owner = owner
         self._ref = ref
-        self._what = what
+        self.what = what
+        self.expects = expects
         self.cut = cut
+        self.twist_id = twist_id
+        self.size = 0
         #: The frames of the answer.
         self.pages: list[pb.Envelope] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -106,7 +138,7 @@ class Request:
         return self.pages
 
     def _late(self) -> None:
-        why = f"no answer to {self._what} in {self._owner._timeout:g} s"
+        why = f"no answer to {self.what} in {self._owner._timeout:g} s"
         error = self.cut(why)
         # Where an unknown outcome has no error of its own, it is just late.
         self.fail(error if not error.retryable else RequestTimeout(why))

@@ -244,18 +244,18 @@ class Room:
             ArqonError: the error that ended the room or the client.
         """
         try:
-            return await _Messages(self._inbox).__anext__()
+            return await _Messages(self).__anext__()
         except StopAsyncIteration:
             raise self._why_ended() from None
 
     def __aiter__(self) -> AsyncIterator[Message]:
-        return _Messages(self._inbox)
+        return _Messages(self)
 
     def events(self) -> AsyncIterator[Message | Gap]:
         """Messages, with a :class:`Gap` in the place where some may be missing. Reads the same
         queue as iterating the room itself.
         """
-        return _Events(self._inbox)
+        return _Events(self)
 
     # -- leaving
 
@@ -284,10 +284,10 @@ class Room:
 
     # -- for the client
 
-    def _why_ended(self) -> BaseException:
+    def _why_ended(self) -> ArqonError:
         """The error for who still wants something of a room that has ended."""
         if self._inbox.error is not None:
-            return self._inbox.error
+            return self._inbox.error._again()
         if self._rooms.closed:
             return ClientClosed()
         return NotJoined(f"{self._name} was left")
@@ -310,9 +310,10 @@ class Room:
         before, self._meta = self._meta, meta
         try:
             await self._rooms.presence_set(self, meta)
-        except ArqonError as error:
+        except Exception as error:
             # What did not reach the server for want of a connection goes with the next JOIN.
-            if not error.retryable and self._meta is meta:
+            kept = isinstance(error, ArqonError) and error.retryable
+            if not kept and self._meta is meta:
                 self._meta = before
             raise
 
@@ -320,30 +321,33 @@ class Room:
         self._joined = False
         self._presence._disconnected()
 
-    def _end(self, error: BaseException | None, *, clear: bool) -> None:
+    def _end(self, error: ArqonError | None, *, clear: bool) -> None:
         self._ended = True
         self._joined = False
         self._inbox.close(error, clear=clear)
         self._presence._end(error)
 
 
+# Both hold the room, since `close` empties those that somebody holds.
+
+
 class _Messages(AsyncIterator[Message]):
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
+    def __init__(self, room: Room) -> None:
+        self._room = room
 
     async def __anext__(self) -> Message:
         while True:
-            item = await self._inbox.get()
+            item = await self._room._inbox.get()
             if isinstance(item, Message):
                 return item
 
 
 class _Events(AsyncIterator[Message | Gap]):
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
+    def __init__(self, room: Room) -> None:
+        self._room = room
 
     async def __anext__(self) -> Message | Gap:
-        return await self._inbox.get()
+        return await self._room._inbox.get()
 
 
 def _with_type(headers: Mapping[str, str] | None, kind: str) -> dict[str, str]:

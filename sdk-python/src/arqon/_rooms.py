@@ -21,12 +21,21 @@ from .errors import (
     ArqonError,
     ConnectionLost,
     MetaTooLarge,
+    NotJoined,
     PayloadTooLarge,
     PublishUncertain,
 )
 
 if TYPE_CHECKING:
     from ._core import Core
+
+
+#: What answers a request.
+_JOINED = (pb.OPCODE_JOINED,)
+_LEFT = (pb.OPCODE_LEFT,)
+_ACK = (pb.OPCODE_ACK,)
+_PONG = (pb.OPCODE_PONG,)
+_PRESENCE = (pb.OPCODE_PRESENCE_STATE, pb.OPCODE_PRESENCE_COUNT)
 
 
 class Rooms:
@@ -96,7 +105,7 @@ class Rooms:
             ref = link.ref()
             try:
                 _send_meta(link, room._join_frame(ref))
-                request = self._core.requests.add(ref, f"JOIN of {room.name}", ConnectionLost)
+                request = self._core.requests.add(ref, f"JOIN of {room.name}", _JOINED)
                 await request.answer()
                 return
             except ConnectionLost:
@@ -125,12 +134,14 @@ class Rooms:
 
     def _drop(self, room: Room, error: ArqonError | None) -> None:
         """Whoever joined it does not want it any more."""
-        if self.by_name.get(room.name) is room:
-            del self.by_name[room.name]
         room._end(error, clear=True)
+        # One that was refused is not in the room, and the name may be another's by now.
+        if self.by_name.get(room.name) is not room:
+            return
+        del self.by_name[room.name]
         link = self._core.link
         if link is not None:
-            with contextlib.suppress(ConnectionLost):
+            with contextlib.suppress(ArqonError):
                 link.send(_wire.leave(room.name, link.ref()))
 
     async def leave(self, room: Room) -> None:
@@ -145,17 +156,19 @@ class Rooms:
         ref = link.ref()
         try:
             link.send(_wire.leave(room.name, ref))
-            request = self._core.requests.add(ref, f"LEAVE of {room.name}", ConnectionLost)
+            request = self._core.requests.add(ref, f"LEAVE of {room.name}", _LEFT)
             await request.answer()
         except ConnectionLost:
             pass  # The membership ended with the connection.
+        except NotJoined:
+            pass  # It was not restored yet.
 
     async def presence_get(self, room: str, *, count_only: bool) -> tuple[list[Member], int]:
         """The members and how many there are, by the server."""
         link = await self._core.ready_link()
         ref = link.ref()
         link.send(_wire.presence_get(room, ref, count_only=count_only))
-        request = self._core.requests.add(ref, f"PRESENCE_GET of {room}", ConnectionLost)
+        request = self._core.requests.add(ref, f"PRESENCE_GET of {room}", _PRESENCE)
         pages = await request.answer()
         members: dict[str, Member] = {}
         count = 0
@@ -177,8 +190,8 @@ class Rooms:
         # says that there was no refusal.
         link.send(_wire.ping(barrier))
         what = f"PRESENCE_SET of {room.name}"
-        refusal = self._core.requests.add(ref, what, ConnectionLost)
-        request = self._core.requests.add(barrier, what, ConnectionLost)
+        refusal = self._core.requests.add(ref, what, ())
+        request = self._core.requests.add(barrier, what, _PONG)
         try:
             await request.answer()
             if refusal.done.done():
@@ -199,6 +212,7 @@ class Rooms:
     ) -> Receipt | None:
         """See ``Room.publish``."""
         data = payload if type(payload) is bytes else _as_bytes(payload)
+        twist = None if twist_id is None else _wire.check_twist_id(twist_id)
         while True:
             link = self._core.link
             if link is None or self._core.closing or not (room is None or room._joined):
@@ -218,13 +232,13 @@ class Rooms:
                             FIRE_AND_FORGET,
                             ack=False,
                             headers=headers,
-                            twist_id=twist_id,
+                            twist_id=twist,
                         )
                     )
                     if link.should_yield:
                         await asyncio.sleep(0)
                     return None
-                twist = twist_id or _wire.uuid7()
+                twist = twist or _wire.uuid7()
                 ref = link.ref()
                 frame = _wire.publish(name, data, ref, ack=True, headers=headers, twist_id=twist)
                 link.send(frame)
@@ -240,7 +254,9 @@ class Rooms:
             error.twist_id = twist
             return error
 
-        request = self._core.requests.add(ref, f"PUBLISH to {room}", uncertain)
+        request = self._core.requests.add(
+            ref, f"PUBLISH to {room}", _ACK, uncertain, twist_id=twist
+        )
         try:
             pages = await request.answer()
         except AckUnknown as unknown:

@@ -9,9 +9,13 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from .errors import ArqonError, ClientClosed, TokenSourceFailed, TokenSourceTimeout
+from .errors import ClientClosed, TokenSourceFailed, TokenSourceTimeout
 
-TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
+_Function = Callable[[], str] | Callable[[], Awaitable[str]]
+TokenSource = str | _Function
+
+#: Characters of a token at most. Shield reads 16 KiB of a request's head, as servers do.
+_MAX_TOKEN = 15_000
 
 
 class Tokens:
@@ -23,6 +27,9 @@ class Tokens:
         self._source = source
         self._timeout = timeout
         self._flight: asyncio.Task[str] | None = None
+        # The call of the function, which may outlive the patience of whoever asked for it.
+        self._running: asyncio.Task[object] | None = None
+        self._in_thread = False
         self._stopped = False
 
     @property
@@ -54,55 +61,48 @@ class Tokens:
     def stop(self) -> None:
         """Ends a call that is under way."""
         self._stopped = True
-        if self._flight is not None:
-            self._flight.cancel()
+        for task in (self._flight, self._running):
+            if task is not None:
+                task.cancel()
 
-    async def _call(self, source: Callable[[], str] | Callable[[], Awaitable[str]]) -> str:
-        try:
-            token = await asyncio.wait_for(_result_of(source), self._timeout)
-        except asyncio.CancelledError:
-            raise
-        except _SourceRaised as raised:
-            raise TokenSourceFailed(
-                f"the token function raised {type(raised.cause).__name__}: {raised.cause}"
-            ) from raised.cause
-        except asyncio.TimeoutError:
+    async def _call(self, source: _Function) -> str:
+        running = self._running
+        left_over = running is not None and not running.done()
+        if running is None or not left_over:
+            running = self._running = asyncio.ensure_future(self._result_of(source))
+            running.add_done_callback(_retrieved)
+        # Not `wait_for`, which would wait for a function that does not let itself be cancelled.
+        await asyncio.wait({running}, timeout=self._timeout)
+        if not running.done():
+            if not self._in_thread:
+                running.cancel()
             raise TokenSourceTimeout(
                 f"the token function did not return in {self._timeout:g} s"
-            ) from None
-        return _checked(token)
+                + (", nor did a call before" if left_over else "")
+            )
+        if running.cancelled():
+            if left_over:
+                return await self._call(source)  # It was given up, and ended at last.
+            raise TokenSourceFailed("the token function raised CancelledError")
+        error = running.exception()
+        if error is not None:
+            raise TokenSourceFailed(
+                f"the token function raised {type(error).__name__}: {error}"
+            ) from error
+        return _checked(running.result())
 
-
-class _SourceRaised(Exception):
-    """Keeps a ``TimeoutError`` of the application's apart from our own."""
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__()
-        self.cause = cause
-
-
-async def _result_of(source: Callable[[], str] | Callable[[], Awaitable[str]]) -> object:
-    try:
+    async def _result_of(self, source: _Function) -> object:
         if _is_async(source):
             return await cast(Callable[[], Awaitable[str]], source)()
-        result: object = await _in_thread(source)
+        # A thread cannot be ended: one that hangs is waited for by the next call too, so that there
+        # is never another beside it.
+        self._in_thread = True
+        try:
+            result = await _in_thread(source)
+        finally:
+            self._in_thread = False
         # A plain function that returns an awaitable, a lambda over a coroutine for instance.
         return await result if inspect.isawaitable(result) else result
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if _cancelled_from_outside(task):
-            raise
-        raise _SourceRaised(error) from error
-    except ArqonError as error:
-        raise _SourceRaised(error) from error
-    except Exception as error:
-        raise _SourceRaised(error) from error
-
-
-def _cancelled_from_outside(task: asyncio.Task[object] | None) -> bool:
-    # Python 3.11 tells; before it, a cancellation is always taken for ours.
-    cancelling = getattr(task, "cancelling", None)
-    return cancelling is None or cancelling() > 0
 
 
 def _is_async(source: object) -> bool:
@@ -154,6 +154,10 @@ def _checked(token: object) -> str:
     if not isinstance(token, str):
         raise TokenSourceFailed(f"the token is no text but {type(token).__name__}")
     token = token.strip()
+    if len(token) > _MAX_TOKEN:
+        raise TokenSourceFailed(
+            f"the token has {len(token)} characters; no server takes more than {_MAX_TOKEN}"
+        )
     # Nothing but a JWT's characters may reach the header of the request.
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise TokenSourceFailed(
@@ -162,6 +166,6 @@ def _checked(token: object) -> str:
     return token
 
 
-def _retrieved(task: asyncio.Task[str]) -> None:
+def _retrieved(task: asyncio.Task[str] | asyncio.Task[object]) -> None:
     if not task.cancelled():
         task.exception()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -45,9 +46,10 @@ class Reconnect:
     first: bool = False
 
     def __post_init__(self) -> None:
-        if self.base <= 0 or self.cap < self.base:
+        # Written so that no comparison with NaN passes.
+        if not 0 < self.base <= self.cap < math.inf:
             raise ValueError("Reconnect needs 0 < base <= cap, in seconds")
-        if self.give_up_after is not None and self.give_up_after <= 0:
+        if self.give_up_after is not None and not self.give_up_after > 0:
             raise ValueError("Reconnect.give_up_after must be above 0 seconds, or None")
 
 
@@ -146,7 +148,7 @@ class Message:
         text = self._envelope.headers.get("X-Timestamp", "")
         try:
             return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ServerGarbage(f"X-Timestamp is no time: {text!r}") from None
 
     def text(self) -> str:
@@ -163,7 +165,11 @@ class Message:
         Raises:
             ValueError: it is none (``json.JSONDecodeError``, ``UnicodeDecodeError``).
         """
-        value: object = json.loads(self.payload)
+        try:
+            value: object = json.loads(self.payload)
+        except RecursionError:
+            # Whoever may publish could make the interpreter's limit an error of the reader.
+            raise ValueError("the JSON is nested too deeply") from None
         return value
 
     def __repr__(self) -> str:

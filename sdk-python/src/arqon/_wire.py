@@ -66,6 +66,15 @@ _ROOM = re.compile(r"(?!_)[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3}", fl
 _ROOM_BYTES = 200
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", flags=re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UUID7 = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+    flags=re.ASCII | re.IGNORECASE,
+)
+#: Bytes that the pages of one answer or presence state may have: twice the most that a Shield tells
+#: of a room.
+LARGEST_STATE = 32 * 1024 * 1024
+#: The longest wait that a server may ask for, in seconds.
+LONGEST_WAIT = 3600.0
 _PONG_BYTES = 125
 
 
@@ -125,13 +134,44 @@ def check_headers(headers: Mapping[str, str], limits: Limits) -> None:
             raise HeaderInvalid(f"the value of {key} is no text, or holds a control character")
         if key.lower().startswith("x-"):
             raise HeaderReserved(f"{key} may not be sent; an id goes by twist_id=")
-        size += len(key) + len(value.encode())
+        try:
+            size += len(key) + len(value.encode())
+        except UnicodeEncodeError:
+            raise HeaderInvalid(f"the value of {key} holds half a character") from None
     if limits.max_headers and len(headers) > limits.max_headers:
         raise HeadersTooLarge(f"{len(headers)} headers, {limits.max_headers} are allowed")
     if limits.max_header_bytes and size > limits.max_header_bytes:
         raise HeadersTooLarge(
             f"the headers have {size} bytes, {limits.max_header_bytes} are allowed"
         )
+
+
+def check_twist_id(twist_id: str) -> str:
+    """The id as the platform writes it.
+
+    Raises:
+        HeaderInvalid: it is none, and the platform would give another. Nothing was sent.
+    """
+    if not isinstance(twist_id, str) or not _UUID7.fullmatch(twist_id):
+        raise HeaderInvalid(f"twist_id is a UUIDv7 in its text form, not {twist_id!r}")
+    return twist_id.lower()
+
+
+def check_meta(meta: Mapping[str, str]) -> dict[str, str]:
+    """A copy that Protobuf takes.
+
+    Raises:
+        TypeError: it is no mapping of text to text.
+        ValueError: a text of it holds half a character.
+    """
+    if not isinstance(meta, Mapping):
+        raise TypeError(f"meta is a mapping of text to text, not {type(meta).__name__}")
+    for key, value in meta.items():
+        for text in (key, value):
+            if not isinstance(text, str):
+                raise TypeError(f"meta is a mapping of text to text; {key!r} has {value!r}")
+            text.encode()
+    return dict(meta)
 
 
 def publish(
@@ -192,15 +232,28 @@ def ping(ref: int) -> bytes:
     return pb.Envelope(op=pb.OPCODE_PING, ref=ref).SerializeToString()
 
 
+def check_code(code: int) -> None:
+    """Raises ``ServerGarbage`` for a code that no frame of a server carries: those of closes, and
+    those that this library alone raises, such as `ClientClosed`.
+    """
+    if not 1000 <= code < 4000:
+        raise ServerGarbage(f"PROTOCOL_MISMATCH: {code} is no code of an ERROR or LEFT")
+
+
 def error_of(envelope: pb.Envelope) -> ArqonError:
-    """What an ERROR says."""
+    """What an ERROR says.
+
+    Raises:
+        ServerGarbage: nothing that a server says.
+    """
     told = envelope.error
+    check_code(told.code)
     error = from_code(
         told.code,
         told.name,
         told.message,
         retryable=told.retryable,
-        retry_after=told.retry_after_ms / 1000 or None,
+        retry_after=min(told.retry_after_ms / 1000, LONGEST_WAIT) or None,
     )
     if isinstance(error, PolicyError):
         error.policy, error.reason = told.policy, told.reason
