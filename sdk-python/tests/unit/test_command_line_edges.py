@@ -299,8 +299,7 @@ async def test_a_token_command_without_standard_error(gw: arqon.testing.Gateway)
     script = f"import os; os.write(1, b'{gw.token('ada')}'); os.write(2, b'done')"
     words = ("pub", gw.url, "room", "x", "--ack", "--token-command", python("-c", script))
     # No time is too long to wait for it.
-    words += ("--timeout", "1e9")
-    status, out, problem = await ran(*words, shell="2>&-")
+    status, out, problem = await ran(*words, "--timeout", "1e9", shell="2>&-")
     assert status == 0
     assert out.decode().strip() == gw.messages[0].twist_id
     assert problem == ""

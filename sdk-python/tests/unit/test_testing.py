@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import leaks
 import pytest
@@ -381,6 +382,247 @@ async def test_acknowledgements_kept_back_are_bounded() -> None:
         await asyncio.wait(publishing, timeout=BOUND)
         for each in publishing[1:]:
             assert isinstance(each.exception(), errors.PublishUncertain)
+
+
+async def test_a_status_that_only_proxies_know(gw: Gateway) -> None:
+    gw.refuse_next(520, None)
+    with pytest.raises(InvalidStatus) as raised:
+        await raw(gw)
+    assert raised.value.response.status_code == 520
+
+
+async def test_a_close_code_has_no_name_of_an_error(gw: Gateway) -> None:
+    connection = await raw(gw)
+    assert gw.close_all(1001) == 1, "which is TOKEN_MISSING as an error"
+    await asyncio.wait_for(connection.wait_closed(), BOUND)
+    assert (connection.close_code, connection.close_reason) == (1001, "")
+
+
+async def test_an_address_of_ipv6() -> None:
+    try:
+        gateway = arqon.testing.gateway(host="::1")
+        await gateway.start()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    async with gateway, arqon.connect(gateway.url, token=gateway.token("ada"), proxy=None):
+        assert gateway.url.startswith("ws://[::1]:")
+
+
+# ---- orders that cannot be carried out
+
+
+async def test_what_is_published_from_outside_may_be_refused(
+    gw: Gateway, bus: arqon.Client
+) -> None:
+    room = await bus.join("lobby")
+    with pytest.raises(errors.PayloadTooLarge):
+        gw.publish("lobby", bytes(61_441))
+    gw.block("spam", policy="words", reason="no spam")
+    with pytest.raises(errors.PolicyBlocked) as blocked:
+        gw.publish("lobby", b"spam")
+    assert (blocked.value.policy, blocked.value.reason) == ("words", "no spam")
+    gw.fail_next("publish", "RATE_LIMITED", retry_after=0.25)
+    with pytest.raises(errors.RateLimited) as limited:
+        gw.publish("lobby", b"a")
+    assert limited.value.retry_after == 0.25
+    assert not gw.messages
+    gw.publish("lobby", b"b")
+    assert (await asyncio.wait_for(room.get(), BOUND)).payload == b"b"
+
+
+async def test_nothing_is_published_while_it_does_not_run(gw: Gateway) -> None:
+    with pytest.raises(RuntimeError, match="not running"):
+        arqon.testing.gateway().publish("lobby", b"a")
+    await gw.stop()
+    with pytest.raises(RuntimeError, match="not running"):
+        gw.publish("lobby", b"a")
+    assert not gw.messages
+    await gw.start()
+    gw.publish("lobby", b"a")
+
+
+Order = Callable[[Gateway], object]
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        (lambda gw: gw.fail_next("nope", "INTERNAL"), "join, publish, presence_get, presence_set"),
+        (lambda gw: gw.fail_next("join", "NOPE"), "SPINE_UNAVAILABLE"),
+        (lambda gw: gw.fail_next("join", "INTERNAL", math.nan), "retry_after must be 0 to"),
+        (lambda gw: gw.fail_next("join", "INTERNAL", -1), "retry_after must be 0 to"),
+        (lambda gw: gw.fail_next("join", "INTERNAL", 1e9), "retry_after must be 0 to"),
+        (lambda gw: gw.refuse_next(99_999), "status must be 200 to 599"),
+        (lambda gw: gw.refuse_next(101), "status must be 200 to 599"),
+        (lambda gw: gw.refuse_next(retry_after=math.nan), "retry_after must be 0 to"),
+        (lambda gw: gw.refuse_next(retry_after=math.inf), "retry_after must be 0 to"),
+        (lambda gw: gw.refuse_next(retry_after=-1), "retry_after must be 0 to"),
+        (lambda gw: gw.refuse_next(code="KICKED"), "OVERLOADED"),
+        (lambda gw: gw.refuse_next(times=-1), "times must be 0 to"),
+        (lambda gw: gw.block("a", code="KICKED"), "POLICY_BLOCKED"),
+        (lambda gw: gw.delay_acks(-5), "seconds must be 0 or more"),
+        (lambda gw: gw.delay_acks(math.nan), "seconds must be 0 or more"),
+        (lambda gw: gw.lose_acks(-1), "count must be 0 to"),
+        (lambda gw: gw.gap("lobby", reason="bad"), "spine_reconnected, sequence, slow_reader"),
+        (lambda gw: gw.gap("lobby", missed=-1), "missed must be 0 to"),
+        (lambda gw: gw.gap("a b"), "'a b' is no room"),
+        (lambda gw: gw.members("a b"), "'a b' is no room"),
+        (lambda gw: gw.publish("a b", b""), "'a b' is no room"),
+        (lambda gw: gw.publish("lobby", b"", user=""), "'' is no user"),
+        (lambda gw: gw.publish("lobby", b"", tenant="A b"), "'A b' is no tenant"),
+        (lambda gw: gw.publish("lobby", b"", headers={"X-Own": "a"}), "the headers .* are refused"),
+        (lambda gw: gw.goaway(retry_after=-1), "retry_after must be 0 to"),
+        (lambda gw: gw.goaway(spread=math.nan), "spread must be 0 to"),
+        (lambda gw: gw.goaway(deadline=1e9), "deadline must be 0 to"),
+        (lambda gw: gw.kick(""), "'' is no user"),
+        (lambda gw: gw.kick("ada", tenant="A b"), "'A b' is no tenant"),
+        (lambda gw: gw.close_all("NOPE"), "GOING_AWAY, SLOW_READER"),
+        (lambda gw: gw.close_all("TOKEN_EXPIRED"), "GOING_AWAY, SLOW_READER"),
+        (lambda gw: gw.close_all(5), "code must be 1000 to 1003, 1007"),
+        (lambda gw: gw.close_all(1005), "code must be 1000 to 1003, 1007"),
+        (lambda gw: gw.close_all(5000), "code must be 0 to 4999"),
+        (lambda gw: gw.suspend("A b"), "'A b' is no tenant"),
+        (lambda gw: gw.resume("A b"), "'A b' is no tenant"),
+        (lambda gw: gw.token("ada", role="king"), "user, observer, service, admin"),
+        (lambda gw: gw.token("ada", ttl=math.nan), "ttl must be"),
+        (lambda gw: gw.token("ada", ttl=math.inf), "ttl must be"),
+        (lambda gw: gw.token("ada", rooms={"read": ["a"]}), "join, publish"),
+        (lambda gw: gw.token("ada", rooms={"join": ["a b"]}), "'a b' is no pattern"),
+        (lambda gw: arqon.testing.gateway(tenant="A b"), "'A b' is no tenant"),
+        (lambda gw: arqon.testing.gateway(host=""), "host must be"),
+        (lambda gw: arqon.testing.gateway(port=65_536), "port must be 0 to 65535"),
+    ],
+)
+async def test_orders_that_can_never_be_carried_out(
+    gw: Gateway, bus: arqon.Client, order: Order, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        order(gw)
+    # And nothing of it was done.
+    room = await bus.join("lobby")
+    await room.publish(b"a", ack=True)
+    assert len(gw.messages) == 1
+    assert bus.reconnects == 0
+    async with arqon.connect(gw.url, token=gw.token("ben"), proxy=None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        (lambda gw: gw.publish("lobby", "text"), "payload must be bytes"),
+        (lambda gw: gw.publish("lobby", 5), "payload must be bytes"),
+        (lambda gw: gw.publish("lobby", b"", user=None), "user must be a text"),
+        (lambda gw: gw.publish("lobby", b"", headers={"a": 1}), "the value of header a"),
+        (lambda gw: gw.publish(None, b""), "room must be a text"),
+        (lambda gw: gw.publish("lobby", b"", tenant=1), "tenant must be a text"),
+        (lambda gw: gw.token(None), "user must be a text"),
+        (lambda gw: gw.token(5), "user must be a text"),
+        (lambda gw: gw.token("ada", tenant=5), "tenant must be a text"),
+        (lambda gw: gw.token("ada", rooms={"join": "lobby"}), "list of patterns for join"),
+        (lambda gw: gw.kick(None), "user must be a text"),
+        (lambda gw: gw.gap("lobby", missed=0.5), "missed must be a whole number"),
+        (lambda gw: gw.block(b"spam"), "a text or a function"),
+        (lambda gw: gw.block("a", policy=None), "policy must be a text"),
+        (lambda gw: gw.block("a", reason=5), "reason must be a text"),
+        (lambda gw: gw.refuse_next("503"), "status must be a whole number"),
+        (lambda gw: gw.close_all(None), "code must be a whole number"),
+        (lambda gw: gw.close_all(True), "code must be a whole number"),
+        (lambda gw: gw.delay_acks("1"), "seconds must be a number"),
+        (lambda gw: gw.lose_acks(0.5), "count must be a whole number"),
+        (lambda gw: gw.goaway(spread=None), "spread must be a number"),
+        (
+            lambda gw: arqon.testing.gateway(settings={}),  # type: ignore[arg-type]
+            "settings must be Settings",
+        ),
+        (
+            lambda gw: arqon.testing.gateway(port="80"),  # type: ignore[arg-type]
+            "port must be a whole number",
+        ),
+    ],
+)
+async def test_orders_of_another_type(
+    gw: Gateway, bus: arqon.Client, order: Order, told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        order(gw)
+    room = await bus.join("lobby")
+    await room.publish(b"a", ack=True)
+    assert len(gw.messages) == 1
+
+
+async def test_orders_about_a_tenant_that_there_is_not() -> None:
+    settings = Settings(tenants=frozenset({"acme", "globex"}))
+    async with arqon.testing.gateway(tenant="acme", settings=settings) as gw:
+        gw.publish("lobby", b"a", tenant="globex")
+        for order in (
+            lambda: gw.publish("lobby", b"a", tenant="acem"),
+            lambda: gw.gap("lobby", tenant="acem"),
+            lambda: gw.kick("ada", tenant="acem"),
+            lambda: gw.members("lobby", tenant="acem"),
+            lambda: gw.suspend("acem"),
+        ):
+            with pytest.raises(ValueError, match="acme, globex"):
+                order()
+
+
+async def test_orders_from_another_thread(gw: Gateway, bus: arqon.Client) -> None:
+    # There they would wake nobody, and come at some time or never.
+    orders: list[Callable[[], object]] = [
+        lambda: gw.publish("lobby", b"a"),
+        lambda: gw.gap("lobby"),
+        gw.goaway,
+        lambda: gw.kick("ada"),
+        gw.close_all,
+        gw.drop_all,
+        gw.expire_tokens,
+        gw.suspend,
+        lambda: asyncio.run(gw.wait_until(lambda: True)),
+    ]
+    for order in orders:
+        with pytest.raises(RuntimeError, match="another thread"):
+            await asyncio.to_thread(order)
+    assert len(gw.sessions) == 1
+    async with arqon.connect(gw.url, token=await asyncio.to_thread(gw.token, "ben"), proxy=None):
+        pass
+
+
+async def test_a_condition_must_be_a_plain_function(gw: Gateway) -> None:
+    async def condition() -> bool:
+        return False
+
+    with pytest.raises(TypeError, match="plain function"):
+        await gw.wait_until(condition)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="timeout must be 0 or more"):
+        await gw.wait_until(lambda: True, timeout=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"heartbeat": 0.0}, "heartbeat must be above 0"),
+        ({"heartbeat": math.inf}, "heartbeat must be 0 to"),
+        ({"leave_delay": -1.0}, "leave_delay must be 0 or more"),
+        ({"presence_tick": math.nan}, "presence_tick must be 0 or more"),
+        ({"page_members": 0}, "page_members must be 1 to"),
+        ({"queue_messages": 0}, "queue_messages must be 1 to"),
+        ({"sessions_listed": 0}, "sessions_listed must be 1 to"),
+        ({"max_rooms": 2**32}, "max_rooms must be 0 to"),
+        ({"kept_messages": -1}, "kept_messages must be 0 to"),
+        ({"max_frame_bytes": 65_536.0}, "max_frame_bytes must be a whole number"),
+        ({"grace": "5"}, "grace must be a number"),
+        ({"audience": None}, "audience must be a text"),
+        ({"tenants": "acme"}, "tenants must be a set"),
+        ({"tenants": frozenset({"A b"})}, "'A b' is no tenant"),
+    ],
+)
+def test_settings_that_can_not_be(change: dict[str, object], told: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=told):
+        Settings(**change)  # type: ignore[arg-type]
+
+
+def test_settings_without_an_end() -> None:
+    Settings(leeway=math.inf, grace=math.inf, max_ttl=math.inf, leave_delay=math.inf, max_rooms=0)
 
 
 # ---- bounds

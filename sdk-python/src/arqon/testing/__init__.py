@@ -31,6 +31,7 @@ Example::
 
 It speaks the real protocol over a WebSocket on the loopback interface, and refuses what the real
 gateway refuses, with the same codes. The SDK's own tests run one file of scenarios against both.
+An order that cannot be carried out raises ``ValueError`` or ``TypeError`` where it is given.
 
 What it does not do:
 
@@ -46,6 +47,7 @@ What it does not do:
 
 from __future__ import annotations
 
+from . import _checks
 from ._claims import Identity
 from ._gateway import GapKind, Gateway, Role
 from ._session import Published, Session
@@ -66,7 +68,17 @@ def gateway(
         port: the port; 0: a free one.
         tenant: the tenant of tokens and rooms where none is named.
         settings: limits and times; ``None``: the defaults.
+
+    Raises:
+        ValueError: there is no such port or tenant.
+        TypeError: an argument is of another type.
     """
+    if not _checks.text("host", host):
+        raise ValueError("host must be an address or a name: 127.0.0.1, for instance")
+    _checks.whole("port", port, most=65_535)
+    _checks.tenant(tenant, None)
+    if not isinstance(settings, Settings | None):
+        raise TypeError(f"settings must be Settings, not {settings!r}")
     return Gateway(host, port, tenant, settings or Settings())
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .._proto import envelope_pb2 as pb
-from . import _frames
+from . import _checks, _frames
 
 if TYPE_CHECKING:
     from ._session import Published, Session
@@ -52,7 +52,11 @@ class Faults:
 
     def fail(self, request: Request, code: str, retry_after: float | None) -> None:
         """The next such request is refused."""
-        self._failures.append(_Failure(request, _error(code), retry_after))
+        _checks.one_of("request", request, get_args(Request))
+        _checks.error_code(code)
+        if retry_after is not None:
+            _checks.seconds("retry_after", retry_after)
+        self._failures.append(_Failure(request, code, retry_after))
 
     def hit(self, session: Session, request: Request, envelope: pb.Envelope) -> bool:
         """Whether this request was refused by order."""
@@ -74,13 +78,18 @@ class Faults:
         self, what: str | Callable[[Published], bool], code: str, policy: str, reason: str
     ) -> None:
         """Messages with this text, or of which this is true, are refused."""
+        _checks.error_code(code)
+        _checks.text("policy", policy)
+        _checks.text("reason", reason)
         if isinstance(what, str):
             text = what.encode()
             self._blocks.append(
-                _Block(lambda message: text in message.payload, _error(code), policy, reason)
+                _Block(lambda message: text in message.payload, code, policy, reason)
             )
+        elif callable(what):
+            self._blocks.append(_Block(what, code, policy, reason))
         else:
-            self._blocks.append(_Block(what, _error(code), policy, reason))
+            raise TypeError(f"what must be a text or a function of a message, not {what!r}")
 
     def unblock(self) -> None:
         """Nothing is blocked any more."""
@@ -94,10 +103,3 @@ class Faults:
                     block.code, message.room, ref, policy=block.policy, reason=block.reason
                 )
         return None
-
-
-def _error(code: str) -> str:
-    entry = _frames.CODES.get(code)
-    if entry is None or entry.kind != "error":
-        raise ValueError(f"{code!r} is no code of an error")
-    return code

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +14,11 @@ from typing import Literal
 
 from .. import _wire
 from .._proto import envelope_pb2 as pb
-from . import _claims, _frames
+from . import _checks, _claims, _frames
 from ._claims import Identity
 from ._faults import Refusal, Request
 from ._hub import Hub
-from ._names import is_room
+from ._names import is_pattern
 from ._session import Published, Session
 from ._settings import Settings
 from ._socket import Listener, LoopClock
@@ -38,7 +40,10 @@ class Gateway:
 
     Everything it is told to do happens in the order told, before anything that a client asks for
     later. Its methods belong to the loop that it was started in; only :meth:`token` may be called
-    from elsewhere.
+    from elsewhere, and those that reach clients raise ``RuntimeError`` there.
+
+    What can never be, as a name of no code, room or user, raises ``ValueError`` or ``TypeError`` at
+    once, with the names that there are.
 
     Example::
 
@@ -58,6 +63,7 @@ class Gateway:
         self._tenant = tenant
         self._hub = Hub(settings, LoopClock(), self._changed)
         self._listener: Listener | None = None
+        self._thread: int | None = None
         self._waiters: set[asyncio.Future[None]] = set()
 
     # -- life
@@ -71,6 +77,7 @@ class Gateway:
         if self._listener is None:
             self._listener = await Listener.open(self._hub, self._host, self._port)
             self._port = self._listener.port
+            self._thread = threading.get_ident()
 
     async def stop(self, *, kill: bool = False) -> None:
         """Stops listening and ends every session, within about 4 seconds. What was published
@@ -107,7 +114,8 @@ class Gateway:
         """
         if not self._port:
             raise RuntimeError("the gateway was not started: use `async with`")
-        return f"ws://{self._host}:{self._port}/v1/socket"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"ws://{host}:{self._port}/v1/socket"
 
     def token(
         self,
@@ -123,14 +131,33 @@ class Gateway:
         """A token in the shape of a JWT, without a signature: good for this gateway only.
 
         Args:
-            user: the ``sub``.
+            user: the ``sub``. As with the tenant, a text that is no name makes a token that is
+                refused.
             tenant: whose user; ``None``: the gateway's own tenant.
             role: ``user``, ``observer``, ``service`` or ``admin``.
             rooms: patterns of rooms that may be joined and published to; ``None``: all.
             ttl: seconds until it expires, cut to whole ones; negative: it has expired.
             trusted: ``False``: as if signed by a key that nobody trusts.
-            claims: further claims, or others; a claim that is ``None`` is left out.
+            claims: further claims, or others, checked by whoever is given the token only; a claim
+                that is ``None`` is left out.
+
+        Raises:
+            ValueError: there is no such role, or a pattern is none.
+            TypeError: user or tenant is no text, or ``rooms`` has no list.
         """
+        _checks.text("user", user)
+        if tenant is not None:
+            _checks.text("tenant", tenant)
+        _checks.one_of("role", role, _claims.ROLES)
+        if not math.isfinite(ttl):
+            raise ValueError(f"ttl must be a number of seconds, not {ttl!r}")
+        for what, patterns in (rooms or {}).items():
+            _checks.one_of("a key of rooms", what, ("join", "publish"))
+            if isinstance(patterns, str):
+                raise TypeError(f"rooms must have a list of patterns for {what}, not {patterns!r}")
+            for pattern in patterns:
+                if not is_pattern(_checks.text("a pattern of rooms", pattern)):
+                    raise ValueError(f"{pattern!r} is no pattern of rooms: a.b, a.* or a.>")
         now = int(time.time())
         expires_at = now + math.floor(ttl)
         told: dict[str, object] = {
@@ -162,8 +189,13 @@ class Gateway:
         return list(self._hub.sessions.values())
 
     def members(self, room: str, *, tenant: str | None = None) -> list[str]:
-        """The users with a session in a room, sorted, whatever their presence."""
-        members = self._hub.members(self._tenant if tenant is None else tenant, room)
+        """The users with a session in a room, sorted, whatever their presence.
+
+        Raises:
+            ValueError: there can be no such room or tenant.
+        """
+        _checks.room(room)
+        members = self._hub.members(self._tenant_of(tenant), room)
         return sorted({session.identity.user for session in members})
 
     async def wait_until(self, condition: Callable[[], bool], timeout: float = 5.0) -> None:
@@ -175,17 +207,30 @@ class Gateway:
 
         Raises:
             TimeoutError: it was not so in time.
+            TypeError: the condition is no plain function.
         """
+        self._check_thread()
+        _checks.seconds("timeout", timeout, most=math.inf)
+
+        def is_so() -> bool:
+            answer: object = condition()
+            if inspect.isawaitable(answer):
+                # Which is true, whatever it would return.
+                if inspect.iscoroutine(answer):
+                    answer.close()
+                raise TypeError("condition must be a plain function, not an async one")
+            return bool(answer)
+
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        while not condition():
+        while not is_so():
             waiter = loop.create_future()
             self._waiters.add(waiter)
             try:
                 await asyncio.wait([waiter], timeout=max(0.0, deadline - loop.time()))
             finally:
                 self._waiters.discard(waiter)
-            if not waiter.done() and not condition():
+            if not waiter.done() and not is_so():
                 raise TimeoutError(f"not so within {timeout:g} s")
 
     def _changed(self) -> None:
@@ -206,18 +251,38 @@ class Gateway:
     ) -> None:
         """Publishes as somebody who has no session here. Each member of the room receives it.
 
+        It is refused as a client's message would be: what :meth:`fail_next` and :meth:`block`
+        ordered holds for it, too, and is used up by it.
+
         Raises:
-            ValueError: it is no room, or the headers are none.
+            ArqonError: it was refused, and nobody received it: the error that a client would get,
+                ``PayloadTooLarge`` or ``PolicyBlocked`` for instance.
+            ValueError: there can be no such room, user, tenant or headers.
+            TypeError: the payload is no bytes.
+            RuntimeError: the gateway is not running.
         """
+        self._check_thread()
+        if self._listener is None:
+            raise RuntimeError("the gateway is not running: it was not started, or was stopped")
+        if not isinstance(payload, (bytes, bytearray, memoryview)):
+            raise TypeError(f"payload must be bytes, not {payload!r}")
+        _checks.room(room)
+        _checks.user(user)
         told = dict(headers or {})
-        if not is_room(room) or _frames.check_headers(told, self.settings):
-            raise ValueError(f"cannot publish to {room!r} with headers {told!r}")
+        for key, value in told.items():
+            _checks.text("the name of a header", key)
+            _checks.text(f"the value of header {key}", value)
+        if code := _frames.check_headers(told, self.settings):
+            raise ValueError(f"the headers {told!r} are refused: {_frames.CODES[code].help}")
         now = int(time.time())
-        name = self._tenant if tenant is None else tenant
-        identity = Identity(user, name, "service", None, None, now, now)
-        deputy = Session(self._hub, identity, lambda data: None, lambda code, reason: None)
+        identity = Identity(user, self._tenant_of(tenant), "service", None, None, now, now)
+        answers: list[bytes] = []
+        deputy = Session(self._hub, identity, answers.append, lambda code, reason: None)
         message = pb.Envelope(op=pb.OPCODE_PUBLISH, room=room, headers=told, payload=bytes(payload))
         deputy.on_binary(message.SerializeToString())
+        # No acknowledgement was asked for, so an answer is an ERROR.
+        for answer in answers:
+            raise _wire.error_of(pb.Envelope.FromString(answer))
 
     def gap(
         self,
@@ -227,8 +292,24 @@ class Gateway:
         missed: int | None = None,
         tenant: str | None = None,
     ) -> int:
-        """Tells everybody in a room that messages may have been missed; how many were told."""
-        members = self._hub.members(self._tenant if tenant is None else tenant, room)
+        """Tells everybody in a room that messages may have been missed; how many were told.
+
+        Args:
+            room: the room.
+            reason: ``spine_reconnected``, ``sequence``, ``slow_reader``, ``shield_overloaded`` or
+                ``unknown``.
+            missed: how many; ``None``: nobody knows.
+            tenant: whose room; ``None``: the gateway's own tenant.
+
+        Raises:
+            ValueError: there can be no such room, reason, number or tenant.
+        """
+        self._check_thread()
+        _checks.room(room)
+        _checks.one_of("reason", reason, _GAPS)
+        if missed is not None:
+            _checks.whole("missed", missed, most=2**64 - 1)
+        members = self._hub.members(self._tenant_of(tenant), room)
         for session in members:
             body = pb.Gap(reason=_GAPS[reason], missed=missed)
             session.send(pb.Envelope(op=pb.OPCODE_GAP, room=room, gap=body))
@@ -243,7 +324,14 @@ class Gateway:
             retry_after: seconds before they may.
             spread: seconds over which they shall.
             deadline: seconds after which those still there are closed with 4001.
+
+        Raises:
+            ValueError: a time is below 0, or more than the protocol can tell.
         """
+        self._check_thread()
+        _checks.seconds("retry_after", retry_after)
+        _checks.seconds("spread", spread)
+        _checks.seconds("deadline", deadline)
         body = pb.Goaway(
             retry_after_ms=round(retry_after * 1000),
             spread_ms=round(spread * 1000),
@@ -256,8 +344,14 @@ class Gateway:
         return len(sessions)
 
     def kick(self, user: str, *, tenant: str | None = None) -> int:
-        """Closes the sessions of a user with 4006; how many there were."""
-        sessions = self._hub.of(self._tenant if tenant is None else tenant, user)
+        """Closes the sessions of a user with 4006; how many there were.
+
+        Raises:
+            ValueError: there can be no such user or tenant.
+        """
+        self._check_thread()
+        _checks.user(user)
+        sessions = self._hub.of(self._tenant_of(tenant), user)
         for session in sessions:
             session.end("KICKED")
         return len(sessions)
@@ -265,15 +359,22 @@ class Gateway:
     def close_all(self, code: int | str = "GOING_AWAY") -> int:
         """Closes every session with a WebSocket close code, or with the name of one; how many
         there were. Those that send no close frame are cut after 2 seconds.
+
+        Raises:
+            ValueError: no server closes with that.
         """
+        self._check_thread()
+        _checks.close_code(code)
         return self._hub.end_all(code)
 
     def drop_all(self) -> int:
         """Cuts every connection without a word, as a broken network would; how many there were."""
+        self._check_thread()
         return 0 if self._listener is None else self._listener.abort_all()
 
     def expire_tokens(self) -> int:
         """Tells every session that its token will expire soon; how many were told."""
+        self._check_thread()
         for session in self.sessions:
             session.tell_expiring()
         return len(self.sessions)
@@ -281,8 +382,12 @@ class Gateway:
     def suspend(self, tenant: str | None = None) -> int:
         """Suspends a tenant: its sessions are closed with 4501, and further ones refused with
         ``TENANT_SUSPENDED``. How many were closed.
+
+        Raises:
+            ValueError: there can be no such tenant.
         """
-        name = self._tenant if tenant is None else tenant
+        self._check_thread()
+        name = self._tenant_of(tenant)
         self._hub.suspended.add(name)
         sessions = self._hub.of(name)
         for session in sessions:
@@ -290,8 +395,24 @@ class Gateway:
         return len(sessions)
 
     def resume(self, tenant: str | None = None) -> None:
-        """Ends what :meth:`suspend` began."""
-        self._hub.suspended.discard(self._tenant if tenant is None else tenant)
+        """Ends what :meth:`suspend` began.
+
+        Raises:
+            ValueError: there can be no such tenant.
+        """
+        self._hub.suspended.discard(self._tenant_of(tenant))
+
+    def _tenant_of(self, tenant: str | None) -> str:
+        name = self._tenant if tenant is None else tenant
+        _checks.tenant(name, self.settings.tenants)
+        return name
+
+    def _check_thread(self) -> None:
+        # A loop that sleeps would not wake for what another thread does.
+        if self._thread not in (None, threading.get_ident()):
+            raise RuntimeError(
+                "this gateway runs in another thread: use call_soon_threadsafe of its loop"
+            )
 
     # -- what may go wrong
 
@@ -306,16 +427,20 @@ class Gateway:
         """Refuses the next connections.
 
         Args:
-            status: of the HTTP answer.
+            status: of the HTTP answer, 200 to 599.
             code: name of the code in its body; ``None``: a page, as of a proxy.
             retry_after: seconds for its ``Retry-After``, rounded up to whole ones.
             times: how many.
 
         Raises:
-            ValueError: there is no such code.
+            ValueError: there is no such status, code or time.
         """
-        if code is not None and code not in _frames.CODES:
-            raise ValueError(f"{code!r} is no code")
+        _checks.whole("status", status, least=200, most=599)
+        if code is not None:
+            _checks.error_code(code)
+        if retry_after is not None:
+            _checks.seconds("retry_after", retry_after)
+        _checks.whole("times", times)
         self._hub.faults.refusals.extend([Refusal(status, code, retry_after)] * times)
 
     def fail_next(self, request: Request, code: str, retry_after: float | None = None) -> None:
@@ -328,7 +453,7 @@ class Gateway:
             retry_after: seconds.
 
         Raises:
-            ValueError: there is no such code.
+            ValueError: there is no such request, code or time.
         """
         self._hub.faults.fail(request, code, retry_after)
 
@@ -350,6 +475,7 @@ class Gateway:
 
         Raises:
             ValueError: there is no such code.
+            TypeError: it is neither a text nor a function.
         """
         self._hub.faults.block(what, code, policy, reason)
 
@@ -360,11 +486,19 @@ class Gateway:
     def delay_acks(self, seconds: float) -> None:
         """Acknowledgements come so much later from here on; 0: at once. Of one session,
         :attr:`Settings.max_unconfirmed` are kept back at most.
+
+        Raises:
+            ValueError: it is below 0.
         """
+        _checks.seconds("seconds", seconds, most=math.inf)
         self._hub.faults.ack_delay = seconds
 
     def lose_acks(self, count: int = 1) -> None:
         """The next acknowledged publishes are delivered, but answered with ``ACK_UNKNOWN``. The
         real gateway says so after 2 seconds, this one at once.
+
+        Raises:
+            ValueError: it is below 0.
         """
+        _checks.whole("count", count)
         self._hub.faults.lost_acks = count

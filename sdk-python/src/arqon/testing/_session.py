@@ -360,5 +360,6 @@ class Session:
 def _close_code(code: str | int) -> tuple[int, str]:
     if isinstance(code, str):
         return CODES[code].number, code
-    name = next((entry.name for entry in CODES.values() if entry.number == code), "")
-    return code, name
+    # 1001 and its like are errors, too, which are no reason to close.
+    closes = (entry for entry in CODES.values() if entry.kind == "close")
+    return code, next((entry.name for entry in closes if entry.number == code), "")

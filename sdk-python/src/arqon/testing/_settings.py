@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import sys
 from dataclasses import dataclass
+
+from . import _checks
+
+#: Settings that make no sense at 0.
+_AT_LEAST_ONE = frozenset({"page_members", "queue_bytes", "queue_messages", "sessions_listed"})
+#: What WELCOME tells.
+_TOLD = frozenset(
+    {
+        "heartbeat",
+        "max_frame_bytes",
+        "max_header_bytes",
+        "max_headers",
+        "max_payload_bytes",
+        "max_rooms",
+    }
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits and times of a test gateway. Most defaults are those of the real one.
+    """Limits and times of a test gateway. Most defaults are those of the real one. What can be none
+    raises ``TypeError`` or ``ValueError``.
 
     Attributes:
         heartbeat: seconds between its pings; a client silent for two of them is closed with 4003.
@@ -61,3 +81,19 @@ class Settings:
     max_ttl: float = 86_400.0
     audience: str = "arqon"
     tenants: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if isinstance(field.default, int):
+                most = _checks.MOST if name in _TOLD else sys.maxsize
+                _checks.whole(name, value, least=int(name in _AT_LEAST_ONE), most=most)
+            elif isinstance(field.default, float):
+                _checks.seconds(name, value, most=_checks.MOST if name in _TOLD else math.inf)
+        if not self.heartbeat:
+            raise ValueError("heartbeat must be above 0")
+        _checks.text("audience", self.audience)
+        if isinstance(self.tenants, str):
+            raise TypeError(f"tenants must be a set of texts, not {self.tenants!r}")
+        for tenant in self.tenants or ():
+            _checks.tenant(tenant, None)

@@ -291,7 +291,7 @@ def _refuse(refusal: Refusal) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after or 0.0)))
     code = refusal.code
     if code is None:
-        phrase = html.escape(http.HTTPStatus(refusal.status).phrase)
+        phrase = html.escape(_phrase(refusal.status))
         headers["Content-Type"] = "text/html"
         return _response(refusal.status, headers, f"<h1>{phrase}</h1>\n".encode())
     headers["Content-Type"] = "application/json"
@@ -309,4 +309,12 @@ def _response(status: int, headers: dict[str, str], body: bytes) -> Response:
     told = Headers(headers)
     told["Content-Length"] = str(len(body))
     told["Connection"] = "close"
-    return Response(status, http.HTTPStatus(status).phrase, told, body)
+    return Response(status, _phrase(status), told, body)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        # Proxies have numbers of their own, 520 for instance.
+        return "Unknown"
