@@ -88,6 +88,8 @@ class Core:
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        # Whether the server said that the token expires, since another was asked for.
+        self._expiring = False
         self._refreshed_at = -math.inf
         # When GOAWAY wants the reconnect, by the loop's clock, and who waits for that.
         self._move_at: float | None = None
@@ -278,13 +280,12 @@ class Core:
 
     def refresh_soon(self) -> None:
         """The token will expire."""
+        self._expiring = True
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.ensure_future(self._keep_fresh())
 
     async def _keep_fresh(self) -> None:
         """Tries until another token is in force; the end of the connection ends it too."""
-        # A server that says so again and again is not to keep the token function busy.
-        await asyncio.sleep(self._refreshed_at + _REFRESH_AGAIN - self.loop.time())
         if not self._tokens.renewable:
             self.events.emit(
                 TokenRefreshFailed(
@@ -292,6 +293,13 @@ class Core:
                 )
             )
             return
+        while self._expiring:
+            # A server that says so again and again is not to keep the token function busy.
+            await asyncio.sleep(self._refreshed_at + _REFRESH_AGAIN - self.loop.time())
+            self._expiring = False
+            await self._refresh_at_last()
+
+    async def _refresh_at_last(self) -> None:
         while True:
             try:
                 token = await self._tokens.get()
