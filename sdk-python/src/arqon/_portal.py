@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextlib
 import inspect
+import os
 import queue
 import sys
 import threading
@@ -30,64 +31,173 @@ _HANDLER_END = 1.0
 
 
 class Portal:
-    """An event loop in a daemon thread. Any other thread may run coroutines in it and wait."""
+    """An event loop in a daemon thread. Any other thread may run coroutines in it and wait.
+
+    A process that was forked off has neither the thread nor a right to its sockets, and a lock may
+    be held there for ever: whatever is asked there ends before any of them.
+    """
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Future[None]
+        self._process = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._stop: asyncio.Future[None] = self._loop.create_future()
         self._stopped = False
-        # Whatever is scheduled before `_stopped` is set, runs.
-        self._lock = threading.Lock()
-        started = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(started)), name="arqon-sync", daemon=True
-        )
-        self._thread.start()
-        started.wait()
+        # Whatever is scheduled before `_stopped` is set, runs. Reentrant: the handler of a signal
+        # may call where the thread that it interrupts holds it.
+        self._lock = threading.RLock()
+        self._thread = threading.Thread(target=self._work, name="arqon-sync", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
 
-    async def _serve(self, started: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = self._loop.create_future()
-        started.set()
-        # When this returns, `asyncio.run` cancels what is left, and with it whoever waits.
-        await self._stop
+    def _work(self) -> None:
+        # `asyncio.run` would wait for the threads of the loop, in one more: while the program ends
+        # there may be no new one, and one of them may wait for this one, closing the client.
+        try:
+            self._loop.run_until_complete(self._stop)
+        finally:
+            # Also where something in the loop raised SystemExit.
+            self._stopped = True
+            try:
+                self._loop.run_until_complete(_cancel_all())
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            finally:
+                self._loop.close()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is another process than the one that has the thread."""
+        return os.getpid() != self._process
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs there any more."""
+        return self._stopped or self.forked
+
+    def check_thread(self) -> None:
+        """Raises if this is the loop's own thread, which cannot wait for itself."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "called in the client's own loop, by an async on_event or token function, which"
+                " it would block for ever; use a function that is not async, or another thread"
+            )
 
     def run(self, work: Coroutine[object, object, _T]) -> _T:
         """Runs it there and waits for it here; Ctrl-C ends both.
 
         Raises:
-            ClientClosed: the loop has ended.
+            ClientClosed: the loop has ended, or is another process's.
             RuntimeError: it was called in the loop's own thread.
         """
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("this call would block the loop of its own client")
-        with self._lock:
-            # A process that was forked off has the client, but not its thread.
-            if self._stopped or not self._thread.is_alive():
-                work.close()
-                raise ClientClosed()
-            running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        call = self._start(work)
         try:
-            if sys.platform == "win32":
-                while not concurrent.futures.wait([running], _LOOK).done:
-                    pass
-            return running.result()
-        except concurrent.futures.CancelledError:
-            raise ClientClosed() from None
+            call.wait()
         except BaseException:
-            # Ctrl-C while it waited. Harmless where the work itself failed.
-            running.cancel()
+            # Ctrl-C.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call.cancel)
+            raise
+        try:
+            return call.result()
+        except asyncio.CancelledError:
+            raise ClientClosed() from None
+        finally:
+            # It has the error, whose traceback has this frame.
+            del call
+
+    def _start(self, work: Coroutine[object, object, _T]) -> _Call[_T]:
+        try:
+            if self.forked:
+                raise ClientClosed("this process was forked off. Connect anew in it")
+            self.check_thread()
+            call = _Call(work)
+            with self._lock:
+                if not self._stopped:
+                    # It may end meanwhile, by a signal's handler for instance.
+                    with contextlib.suppress(RuntimeError):
+                        self._loop.call_soon_threadsafe(call.begin)
+                if self._stopped:
+                    raise ClientClosed()
+            return call
+        except BaseException:
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()
             raise
 
     def stop(self) -> None:
         """Ends the loop and the thread, cancelling what still runs. Twice is harmless."""
+        if self.forked:
+            return
         with self._lock:
             if not self._stopped:
                 self._stopped = True
                 self._loop.call_soon_threadsafe(self._stop.set_result, None)
         if threading.current_thread() is not self._thread:
             self._thread.join(_END)
+
+    def drop(self, task: asyncio.Task[_T]) -> None:
+        """Cancels a task of the loop. Waits for nothing and takes no lock: the garbage collector
+        asks for it, wherever it comes by.
+        """
+        if not self.forked:
+            # A loop that has ended cancelled it.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(task.cancel)
+
+
+async def _cancel_all() -> None:
+    """Ends whatever runs in the loop, and with it whoever waits for that."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+class _Call(Generic[_T]):
+    """Work in the loop that a thread waits for.
+
+    A future of :mod:`concurrent.futures` would do, but for its lock: if the handler of a signal
+    interrupted the waiting thread where it holds that, and called the client, the loop would wait
+    for the lock, and the handler for the loop.
+    """
+
+    def __init__(self, work: Coroutine[object, object, _T]) -> None:
+        self._work = work
+        self._task: asyncio.Task[_T]
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def begin(self) -> None:
+        """Runs in the loop, and so does `cancel`, later."""
+        self._task = asyncio.ensure_future(self._work)
+        self._task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """Ends the work."""
+        # In the loop's next turn: it has begun then, and a client that is closing closes.
+        self._task.get_loop().call_soon(self._task.cancel)
+
+    def _ended(self, task: asyncio.Task[_T]) -> None:
+        # Whoever waited for it may be gone when it fails.
+        _retrieved(task)
+        self._done.release()
+
+    def wait(self) -> None:
+        """Waits in another thread for the end."""
+        if sys.platform == "win32":
+            while not self._done.acquire(timeout=_LOOK):
+                pass
+        else:
+            self._done.acquire()
+
+    def result(self) -> _T:
+        """What came of it, once it has ended."""
+        try:
+            return self._task.result()
+        finally:
+            del self
 
 
 class Handler:
@@ -122,8 +232,11 @@ class Handler:
         self._calls.put(call)
         result = await done
         if result is not None:
-            # An async handler runs in the client's loop.
-            await result
+            # An async handler runs in the client's loop, which these would end.
+            try:
+                await result
+            except (KeyboardInterrupt, SystemExit) as error:
+                raise RuntimeError(repr(error)) from error
 
     @property
     def calling(self) -> bool:
@@ -164,7 +277,7 @@ class Stream(Iterator[_T], Generic[_T]):
 
     Ends when the room is left or the client closed, and raises the error where one ended it. After
     a time-out or Ctrl-C it goes on where it was: nothing is lost. Threads may share it: each item
-    goes to one of them.
+    goes to one of them. One that nobody holds any more is done with.
     """
 
     def __init__(self, portal: Portal, room: Room, source: AsyncIterator[_T]) -> None:
@@ -174,7 +287,13 @@ class Stream(Iterator[_T], Generic[_T]):
         # The item that is waited for, or came and was not taken yet. It stays when a reader gives
         # up, since a cancelled wait could take the item with it.
         self._next: asyncio.Task[tuple[_T] | None] | None = None
-        self._lock = threading.Lock()
+        # Between readers. The loop, which sets `_next` where there is none, needs it not.
+        self._taking = threading.Lock()
+
+    def __del__(self) -> None:
+        # What it waited for would go on waiting until the room ends.
+        if self._next is not None and not self._next.done():
+            self._portal.drop(self._next)
 
     def get(self, timeout: float | None = None) -> _T:
         """The next item.
@@ -206,6 +325,8 @@ class Stream(Iterator[_T], Generic[_T]):
             try:
                 came = self._portal.run(self._came(left))
             except ClientClosed:
+                if not self._room._ended:
+                    raise  # The room is another process's.
                 came = None
             if self._room._ended and self._room._inbox.error is None:
                 return None
@@ -215,7 +336,7 @@ class Stream(Iterator[_T], Generic[_T]):
                 if isinstance(error, ClientClosed | NotJoined):
                     return None
                 raise error
-            with self._lock:
+            with self._taking:
                 if self._next is not came:
                     continue  # Another thread took it.
                 item = came.result()
@@ -224,24 +345,24 @@ class Stream(Iterator[_T], Generic[_T]):
                 return item
 
     async def _came(self, timeout: float | None) -> asyncio.Task[tuple[_T] | None]:
-        with self._lock:
-            if self._next is None:
-                self._next = asyncio.ensure_future(self._step())
-                # Whoever waited for it may be gone when it fails.
-                self._next.add_done_callback(_retrieved)
-            coming = self._next
+        coming = self._next
+        if coming is None:
+            coming = self._next = asyncio.ensure_future(_step(self._source))
+            # Whoever waited for it may be gone when it fails.
+            coming.add_done_callback(_retrieved)
         await asyncio.wait({coming}, timeout=timeout)
         if not coming.done():
             raise TimeoutError("nothing came in time")
         return coming
 
-    async def _step(self) -> tuple[_T] | None:
-        # A task cannot raise StopAsyncIteration to a thread.
-        async for item in self._source:
-            return (item,)
-        return None
+
+async def _step(source: AsyncIterator[_T]) -> tuple[_T] | None:
+    # A task cannot raise StopAsyncIteration to a thread. No method: it would hold the stream.
+    async for item in source:
+        return (item,)
+    return None
 
 
-def _retrieved(task: asyncio.Task[tuple[_T] | None]) -> None:
+def _retrieved(task: asyncio.Task[_T]) -> None:
     if not task.cancelled():
         task.exception()

@@ -13,7 +13,7 @@ Example::
 The same client works behind it, in a loop of its own in a daemon thread; whatever :mod:`arqon`
 says of limits, errors and reconnecting holds, and no call waits longer than there. Every method
 may be called from any thread, also from one whose event loop runs, as in a notebook. Ctrl-C ends
-any wait.
+any wait. A process that is forked off connects anew; to it the client of its parent is closed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def connect(
     open when the program ends is closed then.
 
     Arguments and errors are those of :func:`arqon.connect`. `on_event` is called in a thread of
-    its own and may use the client; :meth:`Client.close` does not wait there.
+    its own and may use the client; :meth:`Client.close` does not wait there. An async one runs in
+    the client's loop, where its methods raise ``RuntimeError`` since they would block it.
     """
     handler = None if on_event is None else Handler(on_event)
     portal = None
@@ -115,7 +116,9 @@ class Client:
         self._portal = portal
         self._client = client
         self._handler = handler
-        self._rooms: dict[str, Room] = {}
+        self._closing = False
+        # Changed in the loop only, and by another dict.
+        self._rooms: Mapping[str, Room] = {}
         # What was published last is sent, though nobody closed the client.
         atexit.register(self.close)
 
@@ -127,7 +130,7 @@ class Client:
     @property
     def state(self) -> State:
         """Where it stands."""
-        return self._client.state
+        return State.CLOSED if self._portal.over else self._client.state
 
     @property
     def session(self) -> Session | None:
@@ -137,9 +140,10 @@ class Client:
     @property
     def rooms(self) -> Mapping[str, Room]:
         """The rooms it is in at this moment, by name."""
+        if self._portal.over:
+            return {}
         core = self._client._core.rooms.by_name
-        joined = self._rooms.copy().items()
-        return {name: room for name, room in joined if core.get(name) is room._room}
+        return {name: room for name, room in self._rooms.items() if core.get(name) is room._room}
 
     @property
     def last_error(self) -> ArqonError | None:
@@ -163,8 +167,9 @@ class Client:
         overflow: Overflow | None = None,
     ) -> Room:
         """See :meth:`arqon.Client.join`."""
-        joined = self._portal.run(
-            self._client.join(
+
+        async def joining() -> Room:
+            joined = await self._client.join(
                 room,
                 echo=echo,
                 presence=presence,
@@ -173,9 +178,11 @@ class Client:
                 queue_bytes=queue_bytes,
                 overflow=overflow,
             )
-        )
-        self._rooms = {**self.rooms, room: Room(self._portal, joined)}
-        return self._rooms[room]
+            made = Room(self._portal, joined)
+            self._rooms = {**self.rooms, room: made}
+            return made
+
+        return self._portal.run(joining())
 
     @overload
     def publish(
@@ -244,10 +251,22 @@ class Client:
     def close(self) -> None:
         """See :meth:`arqon.Client.close`. Its threads end, too. Called by ``on_event`` it returns
         at once, and the client closes when the handler has returned.
+
+        Raises:
+            RuntimeError: an async ``on_event`` or token function called it, in the client's own
+                loop. Nothing has changed.
         """
-        if self._handler is not None and self._handler.calling:
-            threading.Thread(target=self.close, name="arqon-close", daemon=True).start()
+        if self._portal.forked:
+            # All of it is the parent's. What was inherited is kept, as freeing it could run code
+            # that closes something.
             return
+        self._portal.check_thread()
+        if self._handler is not None and self._handler.calling:
+            # While the program ends there may be no new thread, and there is no need for one.
+            if not self._closing:
+                threading.Thread(target=self.close, name="arqon-close", daemon=True).start()
+            return
+        self._closing = True
         try:
             with contextlib.suppress(ClientClosed):
                 self._portal.run(self._client.close())
@@ -291,7 +310,7 @@ class Room:
     @property
     def joined(self) -> bool:
         """Whether messages flow now."""
-        return self._room.joined
+        return self._room.joined and not self._portal.over
 
     @property
     def missed(self) -> int:

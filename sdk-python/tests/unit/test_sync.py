@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import os
 import signal
@@ -21,6 +23,7 @@ from waiting import LONG
 import arqon
 import arqon.sync
 import arqon.testing
+from arqon import _portal
 from arqon._portal import Portal
 
 T = TypeVar("T")
@@ -33,6 +36,7 @@ class Remote:
     def __init__(self, portal: Portal, gateway: arqon.testing.Gateway) -> None:
         self._portal = portal
         self._gateway = gateway
+        self.before = set(threading.enumerate())
         self.url = gateway.url
         self.token = gateway.token
 
@@ -96,6 +100,11 @@ def in_thread(work: Callable[[], object]) -> Callable[[], object]:
 def waits(stream: arqon.sync.Stream[T]) -> Callable[[], bool]:
     """Whether a reader waits for this stream's next item."""
     return lambda: stream._next is not None and not stream._next.done()
+
+
+def own_threads(gw: Remote) -> set[threading.Thread]:
+    """Those that were started since."""
+    return set(threading.enumerate()) - gw.before
 
 
 def spin(ready: Callable[[], bool]) -> None:
@@ -214,6 +223,56 @@ def test_rooms(gw: Remote) -> None:
         assert bus.rooms == {}
         assert list(again.events()) == []
         assert list(again.presence) == []
+
+
+def test_threads_that_join_at_once_lose_no_room(
+    gw: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    class Slow(arqon.sync.Room):
+        def __init__(self, *of: object) -> None:
+            # Waits for the other where both may be here.
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            super().__init__(*of)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("arqon.sync.Room", Slow)
+    with arqon.sync.connect(gw.url, token=gw.token("ada")) as bus:
+        joins = [in_thread(lambda name=name: bus.join(name)) for name in ("a", "b")]  # type: ignore[misc]
+        a, b = (join() for join in joins)
+        assert bus.rooms == {"a": a, "b": b}
+
+
+def test_a_stream_that_is_dropped_leaves_nothing(gw: Remote) -> None:
+    bus = arqon.sync.connect(gw.url, token=gw.token("ada"))
+    room = bus.join("lobby", presence="full")
+    presence = room._room.presence
+    kept = room.presence.changes()
+    assert kept.get(timeout=LONG).user == "ada"
+    for _ in range(10):
+        # Where something came, where it is waited for, and where nobody asked.
+        assert room.presence.changes().get(timeout=LONG).user == "ada"
+        changes, counts = room.presence.changes(), room.presence.counts()
+        assert (changes.get(timeout=LONG).user, counts.get(timeout=LONG)) == ("ada", 1)
+        for stream in (kept, changes, counts):
+            with pytest.raises(TimeoutError):
+                stream.get(timeout=0)
+        room.presence.changes()
+    del changes, counts, stream
+    spin(lambda: gc.collect() >= 0 and not presence._counters and len(presence._watchers) == 1)
+    with arqon.sync.connect(gw.url, token=gw.token("ben")) as ben:
+        ben.join("lobby", presence="count")
+        assert kept.get(timeout=LONG).user == "ben"
+    unread = room.presence.changes()
+    assert unread.get(timeout=LONG).user == "ada"
+    with contextlib.suppress(TimeoutError):
+        while True:
+            unread.get(timeout=0)
+    bus.close()
+    # Without the loop it is quiet.
+    del unread
+    gc.collect()
 
 
 @pytest.mark.parametrize("how", ["leave", "close"])
@@ -345,6 +404,113 @@ def test_a_handler_that_fails_is_logged(gw: Remote, caplog: pytest.LogCaptureFix
     assert "neither" in caplog.text
 
 
+def test_an_async_handler_that_fails_is_logged(
+    gw: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[arqon.Event] = []
+
+    async def handler(event: arqon.Event) -> None:
+        seen.append(event)
+        raise SystemExit("no")
+
+    with arqon.sync.connect(gw.url, token=gw.token("ada"), on_event=handler) as bus:
+        spin(lambda: len(seen) == 1)
+        assert bus.ping() > 0
+    assert caplog.text.count("on_event failed on StateChanged") == 2
+
+
+def gap_closes(bus: arqon.sync.Client, gw: Remote) -> None:
+    """The handler gets a gap, and closes the client."""
+    bus.join("lobby")
+    gw.do(lambda gateway: gateway.gap("lobby"))
+    bus.wait_closed(LONG)
+    bus._portal._thread.join(LONG)
+    assert not bus._portal._thread.is_alive()
+    gw.until(lambda gateway: gateway.sessions == [])
+
+
+def test_a_handler_may_close_it(gw: Remote) -> None:
+    def handler(event: arqon.Event) -> None:
+        if isinstance(event, arqon.Gap):
+            bus.close()
+
+    bus = arqon.sync.connect(gw.url, token=gw.token("ada"), on_event=handler)
+    gap_closes(bus, gw)
+    spin(lambda: not any(each.name.startswith("arqon-") for each in own_threads(gw)))
+
+
+def test_an_async_handler_may_close_it_in_a_thread(
+    gw: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The threads must not wait for each other.
+    monkeypatch.setattr(_portal, "_END", 3600.0)
+
+    async def handler(event: arqon.Event) -> None:
+        if isinstance(event, arqon.Gap):
+            await asyncio.to_thread(bus.close)
+
+    bus = arqon.sync.connect(gw.url, token=gw.token("ada"), on_event=handler, close_timeout=0.2)
+    gap_closes(bus, gw)
+    spin(lambda: own_threads(gw) == set())
+
+
+def test_an_async_handler_cannot_close_it_itself(gw: Remote) -> None:
+    told: list[RuntimeError] = []
+
+    async def handler(event: arqon.Event) -> None:
+        if isinstance(event, arqon.Gap):
+            try:
+                bus.close()
+            except RuntimeError as error:
+                told.append(error)
+
+    with arqon.sync.connect(gw.url, token=gw.token("ada"), on_event=handler) as bus:
+        room = bus.join("lobby")
+        gw.do(lambda gateway: gateway.gap("lobby"))
+        spin(lambda: bool(told))
+        assert "in the client's own loop" in str(told[0])
+        # Nothing has changed.
+        with pytest.raises(TimeoutError, match="the client is connected"):
+            bus.wait_closed(0)
+        room.publish(b"x", ack=True)
+    assert bus.state is arqon.State.CLOSED
+    gw.until(lambda gateway: gateway.sessions == [])
+
+
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+def test_the_handler_of_a_signal_may_close_it(
+    gw: Remote, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = arqon.sync.connect(gw.url, token=gw.token("ada"))
+    loop = bus._portal._loop
+    schedule = loop.call_soon_threadsafe
+
+    def interrupted(call: Callable[[], object]) -> None:
+        monkeypatch.undo()
+        if when == "after":
+            schedule(call)
+        bus.close()
+        # Past its look whether it is closed, the loop takes what it will not run.
+        if when == "before":
+            schedule(call)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+    with contextlib.suppress(arqon.ClientClosed):
+        bus.ping()
+    with pytest.raises(arqon.ClientClosed):
+        bus.ping()
+
+
+def test_no_loop(gw: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> asyncio.AbstractEventLoop:
+        raise OSError("too many open files")
+
+    for module in (asyncio, asyncio.events):
+        monkeypatch.setattr(module, "new_event_loop", fails)
+    with pytest.raises(OSError, match="too many open files"):
+        arqon.sync.connect(gw.url, token="x", on_event=lambda event: None)
+
+
 def interrupt(when: Callable[[], bool]) -> Callable[[], object]:
     """Ctrl-C for the main thread, once it waits."""
     main = threading.main_thread().ident
@@ -398,41 +564,153 @@ def test_ctrl_c_while_connecting_leaves_nothing(gw: Remote) -> None:
 
 
 @POSIX
+def test_ctrl_c_ends_the_wait_for_closing_and_it_closes_all_the_same(gw: Remote) -> None:
+    blocks, go_on = threading.Event(), threading.Event()
+
+    async def handler(event: arqon.Event) -> None:
+        if isinstance(event, arqon.Gap):
+            blocks.set()
+            go_on.wait()
+
+    bus = arqon.sync.connect(gw.url, token=gw.token("ada"), on_event=handler)
+    bus.join("lobby")
+    gw.do(lambda gateway: gateway.gap("lobby"))
+    assert blocks.wait(LONG)
+
+    def unblock() -> None:
+        # The loop finds all of it at once: to close, Ctrl-C, to stop.
+        spin(lambda: bus._portal._stopped)
+        go_on.set()
+
+    pressed, unblocked = interrupt(lambda: bus._closing), in_thread(unblock)
+    with pytest.raises(KeyboardInterrupt):
+        bus.close()
+    pressed()
+    unblocked()
+    assert bus._client.state is arqon.State.CLOSED
+    gw.until(lambda gateway: gateway.sessions == [])
+
+
+@contextlib.contextmanager
+def held(*locks: contextlib.AbstractContextManager[object]) -> Iterator[None]:
+    """Another thread holds these."""
+    holds, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            holds.set()
+            go_on.wait()
+
+    join = in_thread(hold)
+    assert holds.wait(LONG)
+    try:
+        yield
+    finally:
+        go_on.set()
+        join()
+
+
+@POSIX
 def test_a_process_that_was_forked_off_is_told(gw: Remote) -> None:
-    with arqon.sync.connect(gw.url, token=gw.token("ada")) as bus:
-        with warnings.catch_warnings():
+    on_event = threading.Event().set
+    bus = arqon.sync.connect(gw.url, token=gw.token("ada"), on_event=lambda event: on_event())
+    with bus:
+        room = bus.join("lobby", presence="full")
+        changes = room.presence.changes()
+        assert changes.get(timeout=LONG).user == "ada"
+        with pytest.raises(TimeoutError):
+            changes.get(timeout=0)
+        calls: list[Callable[[], object]] = [
+            bus.ping,
+            bus.refresh,
+            lambda: bus.join("other"),
+            lambda: bus.wait_for(arqon.State.CONNECTED),
+            lambda: room.publish(b"x"),
+            room.get,
+            lambda: next(iter(room)),
+            room.presence.get,
+            changes.get,
+            lambda: next(changes),
+        ]
+        with (
+            held(bus._portal._lock, room.events()._taking, changes._taking),
+            warnings.catch_warnings(),
+        ):
             # Python warns of forking with threads, rightly.
             warnings.simplefilter("ignore")
             child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                bus.ping()
-            except arqon.ClientClosed:
-                bus.close()
-                status = 42
-            finally:
-                os._exit(status)
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(int(LONG))
+                    for call in calls:
+                        with pytest.raises(arqon.ClientClosed):
+                            call()
+                    room.leave()
+                    bus.close()
+                    bus.wait_closed()
+                    assert (bus.state, bus.rooms, room.joined) == (arqon.State.CLOSED, {}, False)
+                    status = 42
+                finally:
+                    os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
         assert bus.ping() > 0
+        assert (bus.state, bus.rooms, room.joined) == (arqon.State.CONNECTED, {"lobby": room}, True)
 
 
-def test_a_program_that_does_not_close_sends_all_and_ends(gw: Remote) -> None:
-    script = (
-        "import sys, arqon, arqon.sync\n"
-        "def tell(event):\n"
-        "    if isinstance(event, arqon.StateChanged): print(event.state.value, flush=True)\n"
-        "bus = arqon.sync.connect(sys.argv[1], token=sys.argv[2], on_event=tell)\n"
-        "room = bus.join('lobby')\n"
-        "for number in range(1000): room.publish(b'x')\n"
-    )
+def run_program(gw: Remote, script: str, *options: str) -> tuple[int, str, str]:
+    """Its status, what it prints, and its errors."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, gw.url, gw.token("ada")],
+        [sys.executable, *options, "-c", script, gw.url, gw.token("ada")],
         capture_output=True,
         text=True,
         timeout=LONG,
         check=False,
         env=surroundings(),
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "connected\nclosed\n", "")
+    return done.returncode, done.stdout, done.stderr
+
+
+@POSIX
+def test_a_process_that_was_forked_off_ends(gw: Remote) -> None:
+    script = (
+        "import os, signal, sys, threading, arqon.sync\n"
+        "bus = arqon.sync.connect(sys.argv[1], token=sys.argv[2], on_event=lambda event: None)\n"
+        "holds, go_on = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with bus._portal._lock:\n"
+        "        holds.set()\n"
+        "        go_on.wait()\n"
+        "threading.Thread(target=hold, daemon=True).start()\n"
+        "holds.wait()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(20)\n"
+        "    with arqon.sync.connect(sys.argv[1], token=sys.argv[2]) as own:\n"
+        "        own.join('lobby').publish(b'x', ack=True)\n"
+        "    sys.exit(42)\n"
+        "go_on.set()\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "bus.ping()\n"
+        "print(bus.reconnects)\n"
+    )
+    assert run_program(gw, script, "-W", "ignore") == (0, "42\n0\n", "")
+    assert gw.do(lambda gateway: len(gateway.messages)) == 1
+
+
+def test_a_program_that_does_not_close_sends_all_and_ends(gw: Remote) -> None:
+    # While it ends it can start no thread, neither for the handler that closes nor for the loop.
+    script = (
+        "import asyncio, sys, arqon, arqon.sync\n"
+        "def tell(event):\n"
+        "    if isinstance(event, arqon.StateChanged): print(event.state.value, flush=True)\n"
+        "    if event.state is arqon.State.CLOSED: bus.close()\n"
+        "async def token(): return await asyncio.to_thread(str, sys.argv[2])\n"
+        "bus = arqon.sync.connect(sys.argv[1], token=token, on_event=tell)\n"
+        "room = bus.join('lobby')\n"
+        "for number in range(1000): room.publish(b'x')\n"
+    )
+    assert run_program(gw, script, "-W", "error") == (0, "connected\nclosed\n", "")
     assert gw.do(lambda gateway: len(gateway.messages)) == 1000
