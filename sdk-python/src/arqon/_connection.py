@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import re
 import ssl as tls
 import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import websockets
@@ -33,6 +32,7 @@ from websockets.version import version as _websockets_version
 
 from . import _wire
 from ._leaves import LEAVES as _LEAVES
+from ._log import NoHeaders
 from ._proto import envelope_pb2 as pb
 from ._types import Session
 from ._version import __version__
@@ -74,24 +74,7 @@ _MAX_PONGS = 256 * 1024
 _PONG_HEAD = 6
 #: Seconds of a heartbeat at most; a Shield's is 300 at most.
 _LONGEST_HEARTBEAT = 300.0
-
-
-if TYPE_CHECKING:
-    _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
-else:
-    _LoggerAdapter = logging.LoggerAdapter
-
-
-class _NoHeaders(_LoggerAdapter):
-    """The library logs the headers of the request at DEBUG, and the token is one of them. A level
-    would not do: the application's configuration of logging resets it.
-    """
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - theirs
-        return level >= logging.WARNING and super().isEnabledFor(level)
-
-
-_WEBSOCKET_LOG = _NoHeaders(logging.getLogger("arqon.websocket"), {})
+_WEBSOCKET_LOG = NoHeaders("arqon.websocket")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import binascii
 import html
 import http
 import json
-import logging
 import math
 import random
 import time
@@ -21,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from .._log import NoHeaders
 from .._wire import SUBPROTOCOL
 from ._claims import Identity, Refused
 from ._faults import Refusal
@@ -32,8 +32,7 @@ _BEARER = "arqon.bearer."
 _PATH = "/v1/socket"
 #: Seconds that a client has to answer a close.
 _LINGER = 2.0
-_LOG = logging.getLogger("arqon.testing")
-_LOG.setLevel(logging.WARNING)
+_LOG = NoHeaders("arqon.testing")
 
 
 class LoopClock:
