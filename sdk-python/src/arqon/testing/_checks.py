@@ -21,7 +21,7 @@ def seconds(what: str, value: object, *, most: float = _MOST_SECONDS) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} must be a number of seconds, not {value!r}")
     if not 0 <= value <= most:
-        until = "or more" if math.isinf(most) else f"to {most:g}"
+        until = "or more" if math.isinf(most) else f"to {most:.0f}"
         raise ValueError(f"{what} must be 0 {until}, not {value!r}")
 
 

@@ -265,7 +265,7 @@ class Gateway:
         if self._listener is None:
             raise RuntimeError("the gateway is not running: it was not started, or was stopped")
         if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise TypeError(f"payload must be bytes, not {payload!r}")
+            raise TypeError(f"payload must be bytes, not {type(payload).__name__}")
         _checks.room(room)
         _checks.user(user)
         told = dict(headers or {})
