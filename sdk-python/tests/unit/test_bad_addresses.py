@@ -14,6 +14,7 @@ import hostile_server as hostile
 import leaks
 import pytest
 from hostile_server import BOUND, PATIENCE, Peer, refused, refused_by, serving, serving_bytes
+from waiting import until
 
 import arqon
 from arqon import errors
@@ -53,6 +54,50 @@ async def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
         await arqon.connect(url, token="a.b.c")
     assert isinstance(raised.value, ValueError)
     assert raised.value.help in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@bus.example.com/",
+        "https://user:secret@bus.example.com/v1/socket",
+        "ftp://user:secret@bus.example.com/",
+        "user:secret@bus.example.com",
+        "ws://user:secret@bus.example.com:99999/",
+        "ws://user:secret@bus.example.com:port/",
+        "ws://user:secret@[::1/",
+        "ws://user:sec@ret@[::1/",
+    ],
+)
+async def test_no_password_of_an_address_is_told(url: str) -> None:
+    with pytest.raises(errors.UrlInvalid) as raised:
+        await arqon.connect(url, token="a.b.c")
+    assert "sec" not in repr(raised.value) + str(raised.value)
+
+
+@pytest.mark.parametrize("proxy", ["http://user:secret@", "ftp://user:secret@127.0.0.1:1", "no"])
+async def test_a_proxy_that_is_none_is_told_as_that(proxy: str) -> None:
+    with pytest.raises(errors.UrlInvalid, match="proxy") as raised:
+        await asyncio.wait_for(
+            arqon.connect("ws://bus.example.com/", token="a.b.c", proxy=proxy), BOUND
+        )
+    assert "secret" not in repr(raised.value) + str(raised.value)
+
+
+async def test_a_proxy_that_refuses_is_told_as_that() -> None:
+    async def behave(peer: Peer) -> None:
+        await peer.answer("407 Proxy Authentication Required")
+
+    async with serving(behave) as address:
+        with pytest.raises(errors.Unreachable, match="the proxy did not connect") as raised:
+            await asyncio.wait_for(
+                arqon.connect(
+                    "ws://bus.example.com/", token="a.b.c", proxy=f"http://user:secret@{address}"
+                ),
+                BOUND,
+            )
+    assert "407" in str(raised.value)
     assert "secret" not in str(raised.value)
 
 
@@ -123,6 +168,7 @@ async def test_an_address_that_swallows_packets() -> None:
         ("403 Forbidden", errors.NotArqonbus),
         ("404 Not Found", errors.NotArqonbus),
         ("426 Upgrade Required", errors.NotArqonbus),
+        ("431 Request Header Fields Too Large", errors.NotArqonbus),
         ("408 Request Timeout", errors.GatewayUnavailable),
         ("429 Too Many Requests", errors.GatewayUnavailable),
         ("500 Internal Server Error", errors.GatewayUnavailable),
@@ -232,7 +278,20 @@ async def test_a_401_with_a_body_that_is_none(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3.0), ("0", 0.0), ("99999999999", 3600.0), ("soon", None), ("-1", None), ("1.5", None)],
+    [
+        ("3", 3.0),
+        ("0", 0.0),
+        ("000000000000005", 5.0),
+        ("99999999999", 3600.0),
+        ("9" * 5000, 3600.0),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("²", None),
+        ("٣", None),
+        ("3\r\nRetry-After: 4", 3.0),
+    ],
+    ids=lambda value: repr(value)[:24],
 )
 async def test_retry_after_of_a_proxy(value: str, seconds: float | None) -> None:
     async def behave(peer: Peer) -> None:
@@ -240,6 +299,37 @@ async def test_retry_after_of_a_proxy(value: str, seconds: float | None) -> None
 
     error = await refused_by(behave, errors.GatewayUnavailable)
     assert error.retry_after == seconds
+
+
+async def test_a_header_that_comes_twice() -> None:
+    async def behave(peer: Peer) -> None:
+        await peer.answer("302 Found", b"", "Location: ws://one/", "Location: ws://two/")
+
+    assert "ws://one/" in str(await refused_by(behave, errors.NotArqonbus))
+
+
+async def test_odd_headers_do_not_end_a_client_that_reconnects() -> None:
+    tries = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await peer.upgrade()
+            await peer.send(hostile.welcome())
+        else:
+            await peer.answer("503 Busy", b"", "Retry-After: 0", f"Retry-After: {'9' * 5000}")
+
+    async with serving(behave) as address:
+        bus = await arqon.connect(
+            f"ws://{address}/",
+            token="a.b.c",
+            proxy=None,
+            reconnect=arqon.Reconnect(base=0.01, cap=0.01),
+        )
+        await until(lambda: tries >= 5)
+        assert bus.state is arqon.State.RECONNECTING
+        await bus.close()
 
 
 @pytest.mark.parametrize(

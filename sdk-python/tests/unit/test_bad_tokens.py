@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn
@@ -10,6 +11,7 @@ from typing import NoReturn
 import leaks
 import pytest
 from hostile_server import BOUND, serving
+from waiting import until
 
 import arqon
 import arqon.testing
@@ -152,6 +154,88 @@ async def test_a_sync_source_that_hangs(gw: arqon.testing.Gateway) -> None:
         )
     finally:
         release.set()
+
+
+async def test_a_sync_source_that_hangs_is_never_called_twice_at_once(
+    gw: arqon.testing.Gateway,
+) -> None:
+    release = threading.Event()
+    calls = running = most = 0
+
+    def source() -> str:
+        nonlocal calls, running, most
+        calls += 1
+        running += 1
+        most = max(most, running)
+        try:
+            if calls > 1:
+                release.wait(BOUND)
+            return gw.token("ada")
+        finally:
+            running -= 1
+
+    failures: list[arqon.ArqonError] = []
+    async with arqon.connect(
+        gw.url,
+        token=source,
+        token_timeout=0.05,
+        reconnect=arqon.Reconnect(base=0.01, cap=0.01),
+        proxy=None,
+    ) as bus:
+        gw.drop_all()
+        for _ in range(5):
+            with pytest.raises(errors.TokenSourceTimeout) as raised:
+                await bus.refresh()
+            failures.append(raised.value)
+        assert (calls, most) == (2, 1)
+        assert "nor did a call before" in str(failures[-1])
+        release.set()
+        await until(lambda: bus.reconnects == 1)
+        assert most == 1
+
+
+async def test_an_async_source_that_does_not_let_itself_be_cancelled(
+    gw: arqon.testing.Gateway,
+) -> None:
+    release = asyncio.Event()
+
+    async def source() -> str:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        return "a.b.c"
+
+    try:
+        await refused(gw.url, source, errors.TokenSourceTimeout)
+    finally:
+        release.set()
+
+
+async def test_an_async_source_that_hung_is_called_again(gw: arqon.testing.Gateway) -> None:
+    calls = 0
+
+    async def source() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            await asyncio.Event().wait()
+        return gw.token("ada")
+
+    async with arqon.connect(
+        gw.url,
+        token=source,
+        token_timeout=0.05,
+        reconnect=arqon.Reconnect(base=0.01, cap=0.01),
+        proxy=None,
+    ) as bus:
+        gw.drop_all()
+        await until(lambda: bus.reconnects == 1)
+        assert calls == 3
+
+
+async def test_a_token_that_no_server_takes(gw: arqon.testing.Gateway) -> None:
+    error = await refused(gw.url, "a" * 15_001)
+    assert "15001 characters" in str(error)
 
 
 async def test_a_source_that_takes_the_loop_hostage_only_in_its_thread(
