@@ -47,6 +47,7 @@ from ._types import (
     TokenRefreshFailed,
 )
 from ._version import __version__
+from ._wire import uuid7 as new_twist_id
 from .errors import *
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "TokenRefreshed",
     "__version__",
     "connect",
+    "new_twist_id",
     "errors",
 ]
 # From proto/codes.toml, by scripts/gen.
@@ -112,6 +114,7 @@ __all__ += [
     "PolicyFault",
     "PolicyUnavailable",
     "PresenceNotSeen",
+    "PresenceNotTold",
     "PresenceUnavailable",
     "ProtocolMismatch",
     "PublishForbidden",

@@ -27,11 +27,13 @@ from typing import NoReturn
 
 from . import (
     ArqonError,
+    AuthError,
     Event,
     Gap,
     Member,
     Message,
     PublishFailed,
+    RoomError,
     RoomLeft,
     ServerProblem,
     State,
@@ -141,7 +143,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(it)
     except ArqonError as error:
-        return _fail(f"{error.name} ({error.code}): {error.message}", error.help)
+        hint = error.help
+        if isinstance(error, AuthError | RoomError):
+            hint += ". What a token holds: arq auth inspect TOKEN"
+        return _fail(f"{error.name} ({error.code}): {error.message}", hint)
     except _UsageError as error:
         return _fail(str(error), "python -m arqon --help", status=2)
     except KeyboardInterrupt:
@@ -281,6 +286,9 @@ def _token(it: argparse.Namespace) -> str | Callable[[], str]:
         return _Command(it.token_command, it.timeout)
     if it.token_file is not None:
         return lambda: _from_file(it.token_file)
+    if it.token is not None and not it.token.strip():
+        # What a failed $(...) leaves; the variable may hold another's.
+        raise _UsageError("--token is empty")
     token: str | None = it.token or os.environ.get(TOKEN_VARIABLE)
     if not token:
         raise _UsageError(

@@ -40,9 +40,11 @@ class Client:
         return self._core.state
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> Session:
         """The session that is open, or was open last."""
-        return self._core.session
+        session = self._core.session
+        assert session is not None  # nobody has the client before its first session
+        return session
 
     @property
     def rooms(self) -> Mapping[str, Room]:
@@ -72,6 +74,11 @@ class Client:
     ) -> Room:
         """Joins a room; when it returns, the room's messages flow.
 
+        Example::
+
+            room = await bus.join("lobby", meta={"name": "Ada"})
+            print(room.joined, room.presence.mode)  # prints: True full
+
         Args:
             room: 1 to 4 tokens of ``A-Z a-z 0-9 _ -`` joined by dots, 200 bytes at most.
             echo: whether this client hears its own messages.
@@ -92,6 +99,8 @@ class Client:
             TypeError: `meta` is no mapping of text to text.
         """
         _wire.check_room(room)
+        if not isinstance(echo, bool):
+            raise TypeError(f"echo is True or False, not {echo!r}")
         mode: PresenceMode = presence or ("full" if meta else "none")
         if mode not in _wire.MODES:
             raise ValueError("presence is 'none', 'count', 'full' or 'watch'")
@@ -152,6 +161,10 @@ class Client:
     ) -> Receipt | None:
         """Publishes to a room by its name, also to one that this client is not in, which takes a
         token with role ``service``. Otherwise like :meth:`Room.publish`.
+
+        Example::
+
+            await bus.publish("lobby", b"hello", ack=True)
         """
         _wire.check_room(room)
         rooms = self._core.rooms
@@ -160,6 +173,10 @@ class Client:
     async def refresh(self) -> None:
         """Gets a token and swaps it in on the live session. Happens by itself before the token
         expires; call it to bring changed rights into force.
+
+        Example::
+
+            await bus.refresh()
 
         Raises:
             TokenSourceFailed, TokenSourceTimeout: there is no new token.
@@ -171,11 +188,15 @@ class Client:
     async def ping(self) -> float:
         """The time to the server and back, in seconds.
 
+        Example::
+
+            print(f"{await bus.ping() * 1000:.1f} ms")
+
         Raises:
             NotConnected, ConnectionLost, RequestTimeout: there was none.
         """
         core = self._core
-        link = await core.ready_link()
+        link = await core.ready_link("PING")
         ref = link.ref()
         # Not the loop's clock: uvloop's counts milliseconds.
         started = time.perf_counter()
@@ -187,6 +208,10 @@ class Client:
     async def wait_for(self, state: State, timeout: float | None = None) -> None:
         """Waits until the client is in a state.
 
+        Example::
+
+            await bus.wait_for(arqon.State.CONNECTED, timeout=30.0)
+
         Args:
             state: the state. One that passes quickly may be missed; use ``on_event`` for those.
             timeout: seconds; ``None``: as long as it takes.
@@ -194,7 +219,10 @@ class Client:
         Raises:
             TimeoutError: it was not, in time.
             ArqonError: the client closed, by this error; :class:`ClientClosed` if by `close`.
+            ValueError: there is no such state.
         """
+        state = State(state)
+        self._core.check_loop()
         deadline = None if timeout is None else self._core.loop.time() + timeout
         while self._core.state is not state:
             if self._core.state is State.CLOSED:
@@ -203,7 +231,7 @@ class Client:
                 raise TimeoutError(f"the client is {self._core.state.value}, not {state.value}")
 
     async def wait_closed(self) -> None:
-        """Waits until the client has closed.
+        """Waits until the client has closed, and says why.
 
         Raises:
             ArqonError: what closed it, if it was not `close`.

@@ -506,8 +506,9 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         None,
         "client",
         (
-            "The connection ended before the message was acknowledged: it may or may not "
-            "have been delivered. Repeat it only if a duplicate does no harm"
+            "No acknowledgement came before the connection ended or the time was over: the "
+            "message may or may not have been delivered. Repeat it only if a duplicate does"
+            " no harm"
         ),
     ),
     Entry(5014, "CLIENT_CLOSED", "never", None, "client", "This client is closed. Connect anew"),
@@ -531,6 +532,17 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         (
             "Reconnecting was given up after the time or the number of refusals that the "
             "application allows. The last failure is attached"
+        ),
+    ),
+    Entry(
+        5017,
+        "PRESENCE_NOT_TOLD",
+        "never",
+        None,
+        "client",
+        (
+            "The room was joined in a mode that does not tell this of its presence. Join it"
+            " with presence full or watch, or with count for how many are there"
         ),
     ),
 )

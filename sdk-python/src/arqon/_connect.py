@@ -6,7 +6,7 @@ import math
 import ssl as tls
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._client import Client
 from ._connection import Dial, check_url
@@ -15,6 +15,11 @@ from ._events import EventHandler
 from ._inbox import Inbox
 from ._tokens import Tokens, TokenSource
 from ._types import Overflow, Reconnect
+
+_NOT_AWAITED = (
+    "connect was not awaited: bus = await arqon.connect(...), "
+    "or async with arqon.connect(...) as bus"
+)
 
 
 class Connecting:
@@ -44,6 +49,8 @@ class Connecting:
             ("token_timeout", token_timeout),
             ("close_timeout", close_timeout),
         ):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} is a number of seconds, not {value!r}")
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")
         if send_buffer < 1:
@@ -52,6 +59,8 @@ class Connecting:
             raise TypeError(
                 f"reconnect is arqon.Reconnect(...), or None for off, not {reconnect!r}"
             )
+        if on_event is not None and not callable(on_event):
+            raise TypeError(f"on_event is a function, not {on_event!r}")
         # Its bounds are checked here, and not when the first room is joined.
         Inbox("", queue_messages, queue_bytes, overflow)
         self._dial = Dial(
@@ -79,6 +88,17 @@ class Connecting:
         )
         await core.start()
         return Client(core, self._queue)
+
+    if not TYPE_CHECKING:
+        # A forgotten await is the commonest mistake, and Python's own words do not name it.
+        def __getattr__(self, name: str) -> object:
+            raise AttributeError(f"{_NOT_AWAITED}, then .{name}")
+
+        def __enter__(self) -> object:
+            raise TypeError(f"{_NOT_AWAITED}; without asyncio, arqon.sync.connect")
+
+        def __exit__(self, *error: object) -> None:
+            pass
 
     def __await__(self) -> Generator[Any, None, Client]:
         return self._connect().__await__()
@@ -148,7 +168,8 @@ def connect(
             own; may be async. 256 events wait for it at most, then the oldest is dropped.
 
     Raises:
-        UrlInvalid: at once. When awaited or entered:
+        UrlInvalid: at once; likewise ``TokenMissing`` and ``TokenMalformed`` for a text that can
+            be no token. When awaited or entered:
         ConnectError: no session; the class says why: ``Unreachable``, ``TlsFailed``,
             ``ConnectTimeout``, ``NotArqonbus``, ``TokenSourceFailed``…
         AuthError: the token was refused: ``TokenExpired``, ``TokenUntrusted``…

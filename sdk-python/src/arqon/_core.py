@@ -47,6 +47,12 @@ _REFRESH_AGAIN = 2.0
 _SETTLE = 2.0
 
 
+OTHER_LOOP = (
+    "this client belongs to another event loop than the one that runs here; "
+    "from another thread use asyncio.run_coroutine_threadsafe, or arqon.sync"
+)
+
+
 class Core:
     """The state of a client and its tasks. One task supervises the connection; each frame of the
     server is handled where it is read, by `dispatch`, and never waits for the application.
@@ -256,6 +262,7 @@ class Core:
 
     async def close(self) -> None:
         """See ``Client.close``."""
+        self.check_loop()
         if self._closing is None:
             self._closing = self.loop.create_future()
             try:
@@ -313,7 +320,7 @@ class Core:
             await asyncio.sleep(max(_REFRESH_AGAIN, error.retry_after or 0.0))
 
     async def _refresh_with(self, token: str) -> None:
-        link = await self.ready_link()
+        link = await self.ready_link("REFRESH")
         ref = link.ref()
         link.send(_wire.refresh(token, ref))
         request = self.requests.add(ref, "REFRESH", (pb.OPCODE_REFRESHED,))
@@ -373,22 +380,26 @@ class Core:
 
     async def gone(self, link: Link) -> None:
         """Waits until a connection that takes nothing any more is out of use."""
-        await self.until(lambda: self.link is not link, None, "a publish")
+        await self.until(lambda: self.link is not link, None, "PUBLISH")
 
-    async def ready_link(self, room: Room | None = None) -> Link:
-        """The connection, and the room joined on it."""
+    async def ready_link(self, what: str, room: Room | None = None) -> Link:
+        """The connection, and the room joined on it. `what` wants it, for the text of errors."""
         self.check_open()
         await self.until(
-            lambda: self.link is not None and (room is None or room._joined),
-            room,
-            "a publish" if room is None else f"a request in {room.name}",
+            lambda: self.link is not None and (room is None or room._joined), room, what
         )
         self.check_open()
         assert self.link is not None  # `_until` said so, in this turn of the loop
         return self.link
 
+    def check_loop(self) -> None:
+        """Raises ``RuntimeError`` in another event loop than the client's."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError(OTHER_LOOP)
+
     def check_open(self) -> None:
-        """Raises if the client is closed."""
+        """Raises if the client is closed, or used in another event loop."""
+        self.check_loop()
         if self.state is State.CLOSED or self._closing is not None:
             raise self.why_closed()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from ._types import Gap, GapReason, Message, Overflow
 from .errors import ArqonError
@@ -16,7 +17,14 @@ class Inbox:
     leaves out what comes; a :class:`Gap` stands where messages are missing and counts them.
     """
 
-    def __init__(self, room: str, max_messages: int, max_bytes: int, overflow: Overflow) -> None:
+    def __init__(
+        self,
+        room: str,
+        max_messages: int,
+        max_bytes: int,
+        overflow: Overflow,
+        before_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         if max_messages < 1 or max_bytes < 1:
             raise ValueError("queue_messages and queue_bytes must be at least 1")
         if overflow not in ("drop_oldest", "drop_newest"):
@@ -25,6 +33,7 @@ class Inbox:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._overflow = overflow
+        self._before_waiting = before_waiting
         self._items: deque[tuple[Message | Gap, int]] = deque()
         self._bytes = 0
         # What is missing before the first item.
@@ -131,6 +140,7 @@ class Inbox:
                 return
 
     async def _changed(self) -> None:
+        self._before_waiting()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:

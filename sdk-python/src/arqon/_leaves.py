@@ -660,16 +660,17 @@ class RequestTimeout(ClientError, TimeoutError):
 
 
 class PublishUncertain(UncertainBase):
-    """The connection ended before the message was acknowledged: it may or may not have been
-    delivered. Repeat it only if a duplicate does no harm.
+    """No acknowledgement came before the connection ended or the time was over: the message may or
+    may not have been delivered. Repeat it only if a duplicate does no harm.
     """
 
     code = 5013
     name = "PUBLISH_UNCERTAIN"
     retry = "never"
     help = (
-        "The connection ended before the message was acknowledged: it may or may not "
-        "have been delivered. Repeat it only if a duplicate does no harm"
+        "No acknowledgement came before the connection ended or the time was over: the "
+        "message may or may not have been delivered. Repeat it only if a duplicate does"
+        " no harm"
     )
 
 
@@ -707,6 +708,20 @@ class ReconnectGivenUp(ClientError):
     help = (
         "Reconnecting was given up after the time or the number of refusals that the "
         "application allows. The last failure is attached"
+    )
+
+
+class PresenceNotTold(ClientError):
+    """The room was joined in a mode that does not tell this of its presence. Join it with presence
+    full or watch, or with count for how many are there.
+    """
+
+    code = 5017
+    name = "PRESENCE_NOT_TOLD"
+    retry = "never"
+    help = (
+        "The room was joined in a mode that does not tell this of its presence. Join it"
+        " with presence full or watch, or with count for how many are there"
     )
 
 
@@ -778,6 +793,7 @@ LEAVES: Final[dict[int, type[ArqonError]]] = {
     5014: ClientClosed,
     5015: SendQueueFull,
     5016: ReconnectGivenUp,
+    5017: PresenceNotTold,
 }
 
 __all__ = [
@@ -811,6 +827,7 @@ __all__ = [
     "PolicyFault",
     "PolicyUnavailable",
     "PresenceNotSeen",
+    "PresenceNotTold",
     "PresenceUnavailable",
     "ProtocolMismatch",
     "PublishForbidden",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import _wire
 from ._types import Member, PresenceChange, PresenceMode
-from .errors import ArqonError, PresenceNotSeen, ServerGarbage
+from .errors import ArqonError, PresenceNotSeen, PresenceNotTold, ServerGarbage
 
 if TYPE_CHECKING:
     from ._room import Room
@@ -124,6 +124,11 @@ class Presence:
     async def get(self) -> list[Member]:
         """Asks the server who is there now; works in every mode.
 
+        Example::
+
+            for member in await room.presence.get():
+                print(member.user, member.meta)
+
         Returns:
             The members. Empty also where the room is too large to tell them (`truncated`).
 
@@ -147,6 +152,11 @@ class Presence:
     async def set(self, meta: Mapping[str, str]) -> None:
         """Replaces what others see of this session. Kept over reconnects.
 
+        Example::
+
+            desk = await bus.join("front-desk", meta={"status": "here"})
+            await desk.presence.set({"status": "away"})
+
         Raises:
             PresenceNotSeen: the room was joined with mode ``none`` or ``watch``.
             MetaTooLarge: over the platform's limit (``presence.max_meta_bytes``).
@@ -157,6 +167,8 @@ class Presence:
         await self._room._set_meta(_wire.check_meta(meta))
 
     async def __aiter__(self) -> AsyncIterator[PresenceChange]:
+        if self._mode not in ("full", "watch"):
+            raise self._not_told("full")
         watcher = Watcher(self._members)
         self._watchers.add(watcher)
         try:
@@ -170,14 +182,25 @@ class Presence:
                         raise self._error._again()
                     return
                 else:
-                    await _stirred(watcher)
+                    await self._stirred(watcher)
         finally:
             self._watchers.discard(watcher)
 
     async def counts(self) -> AsyncIterator[int]:
         """How many users are in the room, now and whenever that changes. If it changes faster
         than it is read, only the newest is told.
+
+        Example::
+
+            hall = await bus.join("hall", presence="count")
+            async for count in hall.presence.counts():
+                print(count)  # prints: 1
+
+        Raises:
+            PresenceNotTold: the room was joined with mode ``none``.
         """
+        if self._mode == "none":
+            raise self._not_told("count")
         watcher = Watcher({})
         self._counters.add(watcher)
         told: int | None = None
@@ -187,11 +210,24 @@ class Presence:
                     told = self._count
                     yield told
                 else:
-                    await _stirred(watcher)
+                    await self._stirred(watcher)
             if self._error is not None:
                 raise self._error._again()
         finally:
             self._counters.discard(watcher)
+
+    async def _stirred(self, watcher: Watcher) -> None:
+        self._room._rooms.check_loop()
+        watcher.wake = asyncio.get_running_loop().create_future()
+        try:
+            await watcher.wake
+        finally:
+            watcher.wake = None
+
+    def _not_told(self, mode: PresenceMode) -> PresenceNotTold:
+        return PresenceNotTold(
+            f"{self._room.name} was joined with presence={self._mode!r}; join it with {mode!r}"
+        )
 
     # -- what the server tells
 
@@ -260,11 +296,3 @@ class Presence:
             self._error = error
         for watcher in (*self._watchers, *self._counters):
             watcher.stir()
-
-
-async def _stirred(watcher: Watcher) -> None:
-    watcher.wake = asyncio.get_running_loop().create_future()
-    try:
-        await watcher.wake
-    finally:
-        watcher.wake = None

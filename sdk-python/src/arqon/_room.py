@@ -51,7 +51,7 @@ class Room:
         self._name = name
         self._echo = echo
         self._meta = dict(meta)
-        self._inbox = Inbox(name, queue_messages, queue_bytes, overflow)
+        self._inbox = Inbox(name, queue_messages, queue_bytes, overflow, rooms.check_loop)
         self._presence = Presence(self, mode)
         self._joined = False
         #: The correlation id of the JOIN that is to be answered.
@@ -123,6 +123,11 @@ class Room:
     ) -> Receipt | None:
         """Publishes a message to the room.
 
+        Example::
+
+            receipt = await room.publish(b"hello", ack=True, headers={"lang": "en"})
+            print(len(receipt.twist_id))  # prints: 36
+
         While there is no connection it waits for one, ``request_timeout`` seconds at most. A
         fire-and-forget publish is back when the message is queued for the network; a refusal comes
         as event :class:`PublishFailed`. An acknowledged one is back when the platform has it.
@@ -131,11 +136,13 @@ class Room:
             payload: at most ``session.limits.max_payload_bytes`` (61,440 unless set otherwise).
             ack: wait for the acknowledgement.
             headers: passed on to receivers; names that begin with ``X-`` belong to the platform.
-            twist_id: the message's id, a UUIDv7; absent: given here or by the platform.
+            twist_id: the message's id, a UUIDv7, of :func:`arqon.new_twist_id` for instance;
+                absent: given here or by the platform.
 
         Raises:
-            PublishUncertain: acknowledged only: the connection ended, or no acknowledgement came;
-                the message may or may not have been delivered. It is never repeated silently.
+            PublishUncertain: acknowledged only: the connection ended, or no acknowledgement came in
+                ``request_timeout``; the message may or may not have been delivered. It is never
+                repeated silently.
             PolicyBlocked: acknowledged only: a policy of the platform blocked it.
             PayloadTooLarge: nothing was sent. Likewise the errors of headers.
             NotConnected: nothing was sent, there was no connection in time.
@@ -182,7 +189,15 @@ class Room:
         headers: Mapping[str, str] | None = None,
         twist_id: str | None = None,
     ) -> Receipt | None:
-        """Like :meth:`publish`, for text: UTF-8, and the header ``content-type: text/plain``."""
+        """Like :meth:`publish`, for text: UTF-8, and the header ``content-type: text/plain``.
+
+        Example::
+
+        await room.publish_text("hello")
+        print((await room.get()).text())  # prints: hello
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"publish_text takes text, not {type(text).__name__}; see publish")
         typed = _with_type(headers, "text/plain; charset=utf-8")
         return await self._rooms.publish(self._name, self, text.encode(), ack, typed, twist_id)
 
@@ -226,6 +241,11 @@ class Room:
     ) -> Receipt | None:
         """Like :meth:`publish`, for a value as JSON, with ``content-type: application/json``.
 
+        Example::
+
+            await room.publish_json({"n": 1})
+            print((await room.get()).json())  # prints: {'n': 1}
+
         Raises:
             TypeError: the value has no JSON; ``ValueError`` for NaN and infinities.
         """
@@ -237,6 +257,11 @@ class Room:
 
     async def get(self) -> Message:
         """The next message; gaps are left out.
+
+        Example::
+
+            await room.publish(b"hello")
+            print((await room.get()).payload)  # prints: b'hello'
 
         Raises:
             NotJoined: the room was left.
@@ -254,6 +279,15 @@ class Room:
     def events(self) -> AsyncIterator[Message | Gap]:
         """Messages, with a :class:`Gap` in the place where some may be missing. Reads the same
         queue as iterating the room itself.
+
+        Example::
+
+            await room.publish(b"hello")
+            async for item in room.events():
+                if isinstance(item, arqon.Gap):
+                    print("missed", item.missed, item.reason)
+                else:
+                    print("heard", item.text())  # prints: heard hello
         """
         return _Events(self)
 
@@ -261,6 +295,12 @@ class Room:
 
     async def leave(self) -> None:
         """Leaves; nothing of the room arrives after it returns. Twice is harmless.
+
+        Example::
+
+            async with await bus.join("side-room") as side:
+                await side.publish(b"hello")
+            print(side.joined)  # prints: False
 
         Raises:
             RequestTimeout: the server did not confirm it in time; the room is left here.
@@ -352,6 +392,8 @@ class _Events(AsyncIterator[Message | Gap]):
 
 def _with_type(headers: Mapping[str, str] | None, kind: str) -> dict[str, str]:
     """The headers, with a content type unless the application gave one."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise TypeError(f"headers is a mapping of text to text, not {type(headers).__name__}")
     given = dict(headers or {})
     if not any(name.lower() == "content-type" for name in given):
         given["content-type"] = kind

@@ -53,6 +53,10 @@ class Rooms:
         """Whether the client is."""
         return self._core.closing or self._core.state is State.CLOSED
 
+    def check_loop(self) -> None:
+        """Raises ``RuntimeError`` in another event loop than the client's."""
+        self._core.check_loop()
+
     def emit(self, event: Event) -> None:
         """Tells the application."""
         self._core.events.emit(event)
@@ -62,9 +66,9 @@ class Rooms:
     async def join(self, room: Room) -> None:
         """Makes it one of the client's rooms, and is back when its messages flow."""
         core = self._core
+        core.check_open()
         if room.name in self.by_name:
             raise AlreadyJoined(f"this client is in {room.name} already")
-        core.check_open()
         self.by_name[room.name] = room
         self._all.add(room)
         if core.link is not None:
@@ -146,6 +150,7 @@ class Rooms:
 
     async def leave(self, room: Room) -> None:
         """Sends LEAVE, and is back when it is confirmed."""
+        self._core.check_loop()
         if self.by_name.get(room.name) is not room:
             return
         del self.by_name[room.name]
@@ -165,7 +170,7 @@ class Rooms:
 
     async def presence_get(self, room: str, *, count_only: bool) -> tuple[list[Member], int]:
         """The members and how many there are, by the server."""
-        link = await self._core.ready_link()
+        link = await self._core.ready_link(f"PRESENCE_GET of {room}")
         ref = link.ref()
         link.send(_wire.presence_get(room, ref, count_only=count_only))
         request = self._core.requests.add(ref, f"PRESENCE_GET of {room}", _PRESENCE)
@@ -183,13 +188,13 @@ class Rooms:
 
     async def presence_set(self, room: Room, meta: Mapping[str, str]) -> None:
         """Replaces the meta, and is back when the server would have refused it."""
-        link = await self._core.ready_link(room)
+        what = f"PRESENCE_SET of {room.name}"
+        link = await self._core.ready_link(what, room)
         ref, barrier = link.ref(), link.ref()
         _send_meta(link, _wire.presence_set(room.name, ref, meta))
         # PRESENCE_SET is answered only if refused. Shield answers a session in order, so the PONG
         # says that there was no refusal.
         link.send(_wire.ping(barrier))
-        what = f"PRESENCE_SET of {room.name}"
         refusal = self._core.requests.add(ref, what, ())
         request = self._core.requests.add(barrier, what, _PONG)
         try:
@@ -211,12 +216,13 @@ class Rooms:
         twist_id: str | None,
     ) -> Receipt | None:
         """See ``Room.publish``."""
+        self._core.check_loop()
         data = payload if type(payload) is bytes else _as_bytes(payload)
         twist = None if twist_id is None else _wire.check_twist_id(twist_id)
         while True:
             link = self._core.link
             if link is None or self._core.closing or not (room is None or room._joined):
-                link = await self._core.ready_link(room)
+                link = await self._core.ready_link(f"PUBLISH to {name}", room)
             limits = link.session.limits
             _wire.check_payload(data, limits)
             if headers:
@@ -250,7 +256,7 @@ class Rooms:
 
     async def _acknowledged(self, ref: int, room: str, twist: str) -> Receipt:
         def uncertain(why: str) -> ArqonError:
-            error = PublishUncertain(f"{why} before the acknowledgement of {twist} in {room} came")
+            error = PublishUncertain(f"message {twist} to {room}: {why}")
             error.twist_id = twist
             return error
 
@@ -260,7 +266,7 @@ class Rooms:
         try:
             pages = await request.answer()
         except AckUnknown as unknown:
-            error = uncertain("the platform itself got no answer in time")
+            error = uncertain("the platform itself could not tell in time whether it has it")
             raise error from unknown
         return Receipt(pages[0].ack.twist_id)
 

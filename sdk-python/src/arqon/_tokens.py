@@ -9,7 +9,13 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from .errors import ClientClosed, TokenSourceFailed, TokenSourceTimeout
+from .errors import (
+    ClientClosed,
+    TokenMalformed,
+    TokenMissing,
+    TokenSourceFailed,
+    TokenSourceTimeout,
+)
 
 _Function = Callable[[], str] | Callable[[], Awaitable[str]]
 TokenSource = str | _Function
@@ -22,8 +28,10 @@ class Tokens:
     """Gives tokens. However many ask at once, the application's function runs once."""
 
     def __init__(self, source: TokenSource, timeout: float) -> None:
-        if not isinstance(source, str) and not callable(source):
-            raise TypeError("token must be a text, or a function that returns one")
+        if isinstance(source, str):
+            _check_text(source)
+        elif not callable(source):
+            raise TypeError(f"token is a text, or a function that returns one, not {_what(source)}")
         self._source = source
         self._timeout = timeout
         self._flight: asyncio.Task[str] | None = None
@@ -161,9 +169,32 @@ def _checked(token: object) -> str:
     # Nothing but a JWT's characters may reach the header of the request.
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise TokenSourceFailed(
-            "the token is empty" if not token else "the token holds characters that no JWT has"
+            "the token is empty"
+            if not token
+            else "the token begins with 'Bearer', which is not part of it"
+            if token.lower().startswith("bearer ")
+            else "the token holds characters that no JWT has"
         )
     return token
+
+
+def _check_text(token: str) -> None:
+    """Raises for a text that no server takes: there is no other to wait for."""
+    try:
+        _checked(token)
+    except TokenSourceFailed as error:
+        if not token.strip():
+            raise TokenMissing("token= is empty") from None
+        raise TokenMalformed(error.message) from None
+
+
+def _what(source: object) -> str:
+    if source is None:
+        return "None; is the variable set that it should come from?"
+    if inspect.iscoroutine(source):
+        source.close()
+        return "a coroutine; give the function itself, without calling it"
+    return type(source).__name__
 
 
 def _retrieved(task: asyncio.Task[str] | asyncio.Task[object]) -> None:

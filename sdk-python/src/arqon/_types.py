@@ -17,8 +17,8 @@ PresenceMode = Literal["none", "count", "full", "watch"]
 Overflow = Literal["drop_oldest", "drop_newest"]
 
 
-class State(enum.Enum):
-    """Where a client stands. It only ever ends in ``CLOSED``."""
+class State(str, enum.Enum):
+    """Where a client stands. It only ever ends in ``CLOSED``. Each equals its text, too."""
 
     CONNECTING = "connecting"
     CONNECTED = "connected"

@@ -126,6 +126,8 @@ def check_payload(payload: bytes, limits: Limits) -> None:
 
 def check_headers(headers: Mapping[str, str], limits: Limits) -> None:
     """Raises before anything is sent, by the rules of the server."""
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers is a mapping of text to text, not {type(headers).__name__}")
     size = 0
     for key, value in headers.items():
         if not isinstance(key, str) or not _HEADER_NAME.fullmatch(key):
@@ -311,7 +313,13 @@ def expiry_of(seconds: int) -> datetime:
 
 
 def uuid7() -> str:
-    """A UUIDv7 (RFC 9562), text form: milliseconds since the Unix epoch, then 74 random bits."""
+    """A new id of a message: a UUIDv7 (RFC 9562) in its text form, which begins with the time.
+
+    Example::
+
+        twist_id = arqon.new_twist_id()  # keep it, to publish the same message again with it
+        await room.publish(b"order 17", ack=True, twist_id=twist_id)
+    """
     value = int.from_bytes(os.urandom(10), "big")
     value |= (time.time_ns() // 1_000_000) << 80
     value = value & ~(0xF << 76) | 0x7 << 76

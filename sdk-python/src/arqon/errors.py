@@ -77,6 +77,7 @@ __all__ += [
     "PolicyFault",
     "PolicyUnavailable",
     "PresenceNotSeen",
+    "PresenceNotTold",
     "PresenceUnavailable",
     "ProtocolMismatch",
     "PublishForbidden",

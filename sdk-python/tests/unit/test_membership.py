@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import leaks
 import pytest
@@ -172,3 +173,126 @@ def test_arguments_that_are_none() -> None:
     ):
         with pytest.raises(ValueError, match="Reconnect"):
             arqon.Reconnect(**policy)  # type: ignore[arg-type]
+
+
+async def test_a_client_in_another_loop_says_so(gw: arqon.testing.Gateway) -> None:
+    async with arqon.connect(gw.url, token=gw.token("ada")) as bus:
+        room = await bus.join("lobby", meta={"a": "b"})
+        changes = room.presence.__aiter__()
+        assert (await changes.__anext__()).kind == "join"
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: bus.join("side"),
+            lambda: bus.publish("lobby", b"x"),
+            lambda: room.publish(b"x", ack=True),
+            room.get,
+            room.events().__anext__,
+            room.leave,
+            room.presence.get,
+            lambda: room.presence.set({}),
+            room.presence.__aiter__().__anext__,
+            bus.ping,
+            bus.refresh,
+            lambda: bus.wait_for(arqon.State.CLOSED),
+            bus.wait_closed,
+            bus.close,
+        ]
+
+        async def try_all() -> list[str]:
+            told = []
+            for call in calls:
+                try:
+                    while True:
+                        await call()
+                except RuntimeError as error:
+                    told.append(str(error))
+            return told
+
+        told = await asyncio.to_thread(lambda: asyncio.run(try_all()))
+        assert len(told) == len(calls)
+        assert all("another event loop" in each for each in told)
+        await room.publish(b"still there", ack=True)
+
+
+async def test_presence_that_is_not_told_is_no_endless_wait(gw: arqon.testing.Gateway) -> None:
+    async with arqon.connect(gw.url, token=gw.token("ada")) as bus:
+        none = await bus.join("none")
+        count = await bus.join("count", presence="count")
+        for iterator in (
+            none.presence.__aiter__(),
+            none.presence.counts(),
+            count.presence.__aiter__(),
+        ):
+            with pytest.raises(errors.PresenceNotTold, match="was joined with presence="):
+                await iterator.__anext__()
+        assert await count.presence.counts().__anext__() == 1
+
+
+async def test_a_state_is_its_text(gw: arqon.testing.Gateway) -> None:
+    async with arqon.connect(gw.url, token=gw.token("ada")) as bus:
+        assert bus.state == "connected"
+        await bus.wait_for("connected", timeout=30.0)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'up'"):
+            await bus.wait_for("up")  # type: ignore[arg-type]
+
+
+async def test_a_forgotten_await_is_named() -> None:
+    connecting = arqon.connect("ws://localhost", token="a.b.c")
+    with pytest.raises(AttributeError, match=r"not awaited.*\.join"):
+        connecting.join  # type: ignore[attr-defined] # noqa: B018
+    with (
+        pytest.raises(TypeError, match=r"not awaited.*arqon\.sync"),
+        connecting,  # type: ignore[attr-defined]
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("token", "kind", "told"),
+    [
+        ("", errors.TokenMissing, "empty"),
+        (" \n", errors.TokenMissing, "empty"),
+        ("Bearer a.b.c", errors.TokenMalformed, "'Bearer'"),
+        ("a\nb", errors.TokenMalformed, "no JWT"),
+        (None, TypeError, "None; is the variable set"),
+        (b"a.b.c", TypeError, "bytes"),
+    ],
+)
+def test_a_text_that_is_no_token_is_refused_at_once(
+    token: object, kind: type[Exception], told: str
+) -> None:
+    with pytest.raises(kind, match=told):
+        arqon.connect("ws://localhost", token=token)  # type: ignore[arg-type]
+
+
+def test_a_coroutine_is_no_token_function() -> None:
+    async def token() -> str:
+        return "a.b.c"
+
+    with pytest.raises(TypeError, match="give the function itself"):
+        arqon.connect("ws://localhost", token=token())  # type: ignore[arg-type]
+
+
+async def test_arguments_of_another_type_are_named(gw: arqon.testing.Gateway) -> None:
+    with pytest.raises(TypeError, match="open_timeout is a number of seconds"):
+        arqon.connect(gw.url, token="a.b.c", open_timeout="5")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="on_event is a function"):
+        arqon.connect(gw.url, token="a.b.c", on_event="x")  # type: ignore[arg-type]
+    async with arqon.connect(gw.url, token=gw.token("ada")) as bus:
+        with pytest.raises(TypeError, match="echo is True or False"):
+            await bus.join("lobby", echo="no")  # type: ignore[arg-type]
+        room = await bus.join("lobby")
+        with pytest.raises(TypeError, match="publish_text takes text"):
+            await room.publish_text(b"x")  # type: ignore[call-overload]
+        for publish, payload in ((room.publish, b"x"), (room.publish_text, "x")):
+            with pytest.raises(TypeError, match="headers is a mapping"):
+                await publish(payload, headers=[("a", "1")])  # type: ignore[call-overload]
+        with pytest.raises(errors.HeaderInvalid):
+            await room.publish(b"x", headers={"a": 1})  # type: ignore[dict-item]
+        assert room.joined
+
+
+def test_ids_are_new_and_in_order_of_time() -> None:
+    ids = [arqon.new_twist_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert [each[:13] for each in ids] == sorted(each[:13] for each in ids)
+    assert {uuid.UUID(each).version for each in ids} == {7}

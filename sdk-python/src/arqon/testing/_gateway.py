@@ -35,6 +35,10 @@ _GAPS: Mapping[GapKind, pb.GapReason] = {
 }
 
 
+#: Seconds between two looks at what no change of the gateway tells.
+_LOOK = 0.02
+
+
 class Gateway:
     """A gateway for tests, in the process and the loop of the test. Made by :func:`gateway`.
 
@@ -199,7 +203,8 @@ class Gateway:
         return sorted({session.identity.user for session in members})
 
     async def wait_until(self, condition: Callable[[], bool], timeout: float = 5.0) -> None:
-        """Waits until something is so; asked whenever a session, a room or a message changes.
+        """Waits until something is so; asked whenever a session, a room or a message changes, and
+        every now and then, since the condition may look at the application too.
 
         Args:
             condition: what shall be so, for instance ``lambda: len(gw.messages) == 2``.
@@ -227,10 +232,10 @@ class Gateway:
             waiter = loop.create_future()
             self._waiters.add(waiter)
             try:
-                await asyncio.wait([waiter], timeout=max(0.0, deadline - loop.time()))
+                await asyncio.wait([waiter], timeout=max(0.0, min(_LOOK, deadline - loop.time())))
             finally:
                 self._waiters.discard(waiter)
-            if not waiter.done() and not is_so():
+            if loop.time() >= deadline and not is_so():
                 raise TimeoutError(f"not so within {timeout:g} s")
 
     def _changed(self) -> None:
