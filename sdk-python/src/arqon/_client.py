@@ -76,7 +76,7 @@ class Client:
 
         Example::
 
-            room = await bus.join("lobby", meta={"name": "Ada"})
+            room = await bus.join("stage", meta={"name": "Ada"})
             print(room.joined, room.presence.mode)  # prints: True full
 
         Args:
