@@ -100,6 +100,13 @@ class Tokens:
         return _checked(running.result())
 
     async def _result_of(self, source: _Function) -> object:
+        try:
+            return await self._call_once(source)
+        except SystemExit as exit_:
+            # A task that raises it ends the loop, and with it everybody's.
+            raise RuntimeError(f"it asked for the end of the program: {exit_!r}") from exit_
+
+    async def _call_once(self, source: _Function) -> object:
         if _is_async(source):
             return await cast(Callable[[], Awaitable[str]], source)()
         # A thread cannot be ended: one that hangs is waited for by the next call too, so that there

@@ -72,6 +72,13 @@ def connect(
     """Connects, and is back when there is a session. Use it in a ``with``, or close it; what is
     open when the program ends is closed then.
 
+    Example::
+
+        with arqon.sync.connect("wss://bus.example.com/v1/socket", token=token) as bus:
+            room = bus.join("lobby")
+            room.publish(b"hello")
+            print(room.get(timeout=5.0).payload)  # prints: b'hello'
+
     Arguments and errors are those of :func:`arqon.connect`. `on_event` is called in a thread of
     its own and may use the client; :meth:`Client.close` does not wait there. An async one runs in
     the client's loop, where its methods raise ``RuntimeError`` since they would block it.

@@ -91,6 +91,14 @@ async def test_a_source_that_raises(
     assert told.retryable
 
 
+@pytest.mark.parametrize("make", [_raises, _raises_later], ids=["sync", "async"])
+async def test_a_source_that_ends_the_program_ends_no_loop(
+    gw: arqon.testing.Gateway, make: Callable[[BaseException], object]
+) -> None:
+    told = await refused(gw.url, make(SystemExit(3)))
+    assert "SystemExit(3)" in str(told)
+
+
 async def test_a_source_that_stops_an_iteration(gw: arqon.testing.Gateway) -> None:
     told = await refused(gw.url, _raises(StopIteration()))
     assert isinstance(told.__cause__, RuntimeError)
