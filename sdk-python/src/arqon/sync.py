@@ -140,7 +140,7 @@ class Client:
         return State.CLOSED if self._portal.over else self._client.state
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> Session:
         """The session that is open, or was open last."""
         return self._client.session
 
@@ -294,6 +294,15 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    if not TYPE_CHECKING:
+        # Python's own words would not name the mistake.
+        async def __aenter__(self) -> None:
+            self.close()
+            raise TypeError("arqon.sync is used with `with`; in asyncio, use arqon.connect")
+
+        async def __aexit__(self, *error: object) -> None:
+            pass
 
     def __repr__(self) -> str:
         return f"<arqon.sync.Client of {self.url}, {self.state.value}>"

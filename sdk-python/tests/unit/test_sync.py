@@ -714,3 +714,19 @@ def test_a_program_that_does_not_close_sends_all_and_ends(gw: Remote) -> None:
     )
     assert run_program(gw, script, "-W", "error") == (0, "connected\nclosed\n", "")
     assert gw.do(lambda gateway: len(gateway.messages)) == 1000
+
+
+async def test_async_with_is_named_and_leaves_nothing_open() -> None:
+    async with arqon.testing.gateway() as gw:
+        # It blocks while it connects, so in a thread of its own.
+        bus = await asyncio.to_thread(arqon.sync.connect, gw.url, token=gw.token("ada"))
+        entering = asyncio.to_thread(lambda: asyncio.run(_enter(bus)))
+        with pytest.raises(TypeError, match=r"used with `with`.*arqon\.connect"):
+            await entering
+        assert bus.state is arqon.State.CLOSED
+        await gw.wait_until(lambda: not gw.sessions, timeout=30.0)
+
+
+async def _enter(bus: arqon.sync.Client) -> None:
+    async with bus:  # type: ignore[attr-defined]
+        pass
