@@ -59,7 +59,11 @@ class Child:
         """Ctrl-C."""
         import signal
 
-        self._process.send_signal(signal.SIGINT)
+        self.signal(signal.SIGINT)
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        self._process.send_signal(number)
 
     async def ended(self) -> int:
         """Its exit status."""
@@ -86,6 +90,8 @@ async def child(*words: str, **environment: str) -> AsyncIterator[Child]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=surroundings(**environment),
+        # Without the terminal that the tests may have, which would make a difference.
+        start_new_session=True,
         limit=_LONGEST_LINE,
     )
     try:

@@ -2,7 +2,7 @@
 
 Data goes to standard output, everything else to standard error. Exit status: 0 done, also where
 whoever read the output has left; 1 an error, told in a line and a hint; 2 wrong usage; 130 ended
-by Ctrl-C.
+by Ctrl-C; 143 and 129 ended by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
@@ -308,6 +308,9 @@ class _Command:
             raise _UsageError(f"--token-command is no command: {error}") from None
         if not self._words:
             raise _UsageError("--token-command is empty")
+        # A group of its own can be ended with all that the command started, but is cut off from the
+        # terminal, where the command may have a question.
+        self._own_group = not _has_terminal()
         self._timeout = min(timeout + _COMMAND_GRACE, _COMMAND_LONGEST)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
@@ -326,8 +329,7 @@ class _Command:
                 # What it says belongs to the user, as it is written: a question, for instance.
                 # Nothing of it gets into an error of ours, for a token may be in it.
                 stderr=None if sys.stderr is not None else subprocess.DEVNULL,
-                # A group of its own, to be ended with all that it started.
-                start_new_session=True,
+                start_new_session=self._own_group,
             )
             self._running.add(process)
         try:
@@ -335,7 +337,7 @@ class _Command:
                 try:
                     told, _ = process.communicate(timeout=self._timeout)
                 except subprocess.TimeoutExpired:
-                    _end(process)
+                    self._end(process)
                     raise RuntimeError("the token command was too late, and ended") from None
         finally:
             with self._lock:
@@ -349,26 +351,35 @@ class _Command:
         with self._lock:
             self._closed = True
             for process in self._running:
-                _end(process)
+                self._end(process)
 
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a command and whatever it started."""
-    if sys.platform == "win32":
-        # Windows knows no groups of processes; this ends the tree.
-        with contextlib.suppress(OSError):
-            subprocess.run(
-                ["taskkill", "/T", "/F", "/PID", str(process.pid)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if sys.platform == "win32":
+            # Windows knows no groups of processes; this ends the tree.
+            with contextlib.suppress(OSError):
+                subprocess.run(
+                    ["taskkill", "/T", "/F", "/PID", str(process.pid)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    check=False,
+                )
+        elif self._own_group:
+            # macOS refuses where all of them have ended and nobody has asked for their status yet.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.kill()
-    else:
-        # macOS refuses where all of them have ended and nobody has asked for their status yet.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal that a command could ask at."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _from_file(file: pathlib.Path) -> str:
@@ -517,5 +528,13 @@ def _header(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _leave(number: int, frame: object) -> NoReturn:
+    # As a shell tells it. What is open is closed on the way out.
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGHUP, _leave)
     sys.exit(main())

@@ -94,8 +94,11 @@ class Core:
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
-        # Whether the server said that the token expires, since another was asked for.
-        self._expiring = False
+        #: Tokens that the server took in place of another; counted where the frame is read, so
+        #: that it is known whether another frame came before or after it.
+        self.refreshes = 0
+        # How many there were when it said that the token expires.
+        self._expiring = -1
         self._refreshed_at = -math.inf
         # When GOAWAY wants the reconnect, by the loop's clock, and who waits for that.
         self._move_at: float | None = None
@@ -171,7 +174,7 @@ class Core:
             self.link = None
             self.change(State.RECONNECTING, None)
             await self.requests.settled(_SETTLE)
-            await link.close()
+            await link.close_within(self.dial.close_timeout)
             return None
         finally:
             self._move = None
@@ -232,7 +235,7 @@ class Core:
         self.fatal = error
         self.link = self.hearing = None
         self._tokens.stop()
-        for task in (self._refreshing, *self._tasks):
+        for task in (self._supervisor, self._refreshing, *self._tasks):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
         self.requests.cut_all("the client closed")
@@ -283,11 +286,12 @@ class Core:
 
     async def refresh(self) -> None:
         """See ``Client.refresh``."""
+        self.check_open()
         await self._refresh_with(await self._tokens.get())
 
     def refresh_soon(self) -> None:
         """The token will expire."""
-        self._expiring = True
+        self._expiring = self.refreshes
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.ensure_future(self._keep_fresh())
 
@@ -300,19 +304,16 @@ class Core:
                 )
             )
             return
-        while self._expiring:
+        while self._expiring == self.refreshes:
             # A server that says so again and again is not to keep the token function busy.
             await asyncio.sleep(self._refreshed_at + _REFRESH_AGAIN - self.loop.time())
-            self._expiring = False
-            await self._refresh_at_last()
-
-    async def _refresh_at_last(self) -> None:
-        while True:
             try:
                 token = await self._tokens.get()
+                if self._expiring != self.refreshes:
+                    return  # The application did it meanwhile.
                 if token != self._token:
                     await self._refresh_with(token)
-                    return
+                    continue
                 error: ArqonError = TokenSourceFailed("the token function gave the same token")
             except ArqonError as failed:
                 error = failed

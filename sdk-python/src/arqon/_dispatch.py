@@ -38,7 +38,7 @@ class Dispatch:
             pb.OPCODE_PRESENCE_LEAVE: self._presence_leave,
             pb.OPCODE_PRESENCE_COUNT: self._presence_count,
             pb.OPCODE_TOKEN_EXPIRING: self._token_expiring,
-            pb.OPCODE_REFRESHED: self._answer,
+            pb.OPCODE_REFRESHED: self._refreshed,
             pb.OPCODE_GOAWAY: self._goaway,
             pb.OPCODE_PONG: self._answer,
         }
@@ -69,11 +69,16 @@ class Dispatch:
         if envelope.ref:
             self._core.requests.answered(envelope, size)
 
+    def _refreshed(self, envelope: pb.Envelope, size: int) -> None:
+        if self._core.requests.answered(envelope, size):
+            self._core.refreshes += 1
+
     def _joined(self, envelope: pb.Envelope, size: int) -> None:
         core = self._core
-        waited_for = core.requests.answered(envelope, size)
+        core.requests.answered(envelope, size)
         room = core.rooms.by_name.get(envelope.room)
-        if room is not None and waited_for and room._join_ref == envelope.ref:
+        # Also one that comes after its time: the server has the room.
+        if room is not None and envelope.ref in room._join_refs and not room._joined:
             # Here and not in the task that waits: what follows in this very read belongs to it.
             room._on_joined()
             core.notify()
@@ -84,7 +89,8 @@ class Dispatch:
             return
         told = envelope.left
         room = core.rooms.by_name.get(envelope.room)
-        if room is not None and told.code:
+        # Where the room is just being joined, this is of the membership before.
+        if room is not None and room._joined and told.code:
             _wire.check_code(told.code)
             core.rooms.end_room(room, from_code(told.code, told.name))
 
@@ -118,7 +124,7 @@ class Dispatch:
         # has its correlation id; one that nobody asked for has none.
         if room is None or room.presence.mode not in ("full", "watch"):
             return
-        if ref and not asked and ref != room._join_ref:
+        if ref and not asked and ref not in room._join_refs:
             room.presence._forget_pages(ref)
         else:
             room.presence._told_state(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._events import EventHandler
 from ._types import Event
-from .errors import ClientClosed, NotJoined
+from .errors import ArqonError, ClientClosed, NotJoined
 
 if TYPE_CHECKING:
     from ._room import Room
@@ -285,10 +285,10 @@ class Stream(Iterator[_T], Generic[_T]):
         self._room = room
         self._source = source
         # The item that is waited for, or came and was not taken yet. It stays when a reader gives
-        # up, since a cancelled wait could take the item with it.
-        self._next: asyncio.Task[tuple[_T] | None] | None = None
-        # Between readers. The loop, which sets `_next` where there is none, needs it not.
-        self._taking = threading.Lock()
+        # up, since a cancelled wait could take the item with it. Set in the loop only. Whoever pops
+        # it from its list has it; there is no lock, which the handler of a signal that reads here
+        # too would wait for in vain.
+        self._next: asyncio.Task[list[_T] | None] | None = None
 
     def __del__(self) -> None:
         # What it waited for would go on waiting until the room ends.
@@ -336,17 +336,20 @@ class Stream(Iterator[_T], Generic[_T]):
                 if isinstance(error, ClientClosed | NotJoined):
                     return None
                 raise error
-            with self._taking:
-                if self._next is not came:
-                    continue  # Another thread took it.
-                item = came.result()
-                if item is not None:
-                    self._next = None
-                return item
+            failed = came.exception()
+            if failed is not None:
+                raise failed._again() if isinstance(failed, ArqonError) else failed
+            item = came.result()
+            if item is None:
+                return None
+            try:
+                return (item.pop(),)
+            except IndexError:
+                continue  # Another thread took it.
 
-    async def _came(self, timeout: float | None) -> asyncio.Task[tuple[_T] | None]:
+    async def _came(self, timeout: float | None) -> asyncio.Task[list[_T] | None]:
         coming = self._next
-        if coming is None:
+        if coming is None or _is_taken(coming):
             coming = self._next = asyncio.ensure_future(_step(self._source))
             # Whoever waited for it may be gone when it fails.
             coming.add_done_callback(_retrieved)
@@ -356,11 +359,15 @@ class Stream(Iterator[_T], Generic[_T]):
         return coming
 
 
-async def _step(source: AsyncIterator[_T]) -> tuple[_T] | None:
+async def _step(source: AsyncIterator[_T]) -> list[_T] | None:
     # A task cannot raise StopAsyncIteration to a thread. No method: it would hold the stream.
     async for item in source:
-        return (item,)
+        return [item]
     return None
+
+
+def _is_taken(came: asyncio.Task[list[_T] | None]) -> bool:
+    return came.done() and not came.cancelled() and came.exception() is None and came.result() == []
 
 
 def _retrieved(task: asyncio.Task[_T]) -> None:

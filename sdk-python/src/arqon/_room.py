@@ -51,11 +51,13 @@ class Room:
         self._name = name
         self._echo = echo
         self._meta = dict(meta)
+        # The last one that the server took.
+        self._taken = self._meta
         self._inbox = Inbox(name, queue_messages, queue_bytes, overflow, rooms.check_loop)
         self._presence = Presence(self, mode)
         self._joined = False
-        #: The correlation id of the JOIN that is to be answered.
-        self._join_ref = 0
+        #: Correlation ids of what this room sent as JOIN on this connection.
+        self._join_refs: set[int] = set()
         self._was_joined = False
         self._ended = False
 
@@ -333,7 +335,7 @@ class Room:
         return NotJoined(f"{self._name} was left")
 
     def _join_frame(self, ref: int) -> bytes:
-        self._join_ref = ref
+        self._join_refs.add(ref)
         return _wire.join(
             self._name, ref, echo=self._echo, mode=self._presence.mode, meta=self._meta
         )
@@ -347,18 +349,20 @@ class Room:
         self._was_joined = True
 
     async def _set_meta(self, meta: dict[str, str]) -> None:
-        before, self._meta = self._meta, meta
+        self._meta = meta
         try:
             await self._rooms.presence_set(self, meta)
         except Exception as error:
             # What did not reach the server for want of a connection goes with the next JOIN.
             kept = isinstance(error, ArqonError) and error.retryable
             if not kept and self._meta is meta:
-                self._meta = before
+                self._meta = self._taken
             raise
+        self._taken = meta
 
     def _disconnected(self) -> None:
         self._joined = False
+        self._join_refs.clear()
         self._presence._disconnected()
 
     def _end(self, error: ArqonError | None, *, clear: bool) -> None:

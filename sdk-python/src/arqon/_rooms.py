@@ -106,20 +106,29 @@ class Rooms:
         """
         backoff = Backoff(self._core.reconnect or Reconnect(), renewable=True)
         while self._core.link is link and self.by_name.get(room.name) is room:
-            ref = link.ref()
+            ref, meta = link.ref(), room._meta
             try:
                 _send_meta(link, room._join_frame(ref))
                 request = self._core.requests.add(ref, f"JOIN of {room.name}", _JOINED)
                 await request.answer()
+                room._taken = meta
                 return
             except ConnectionLost:
                 return
             except AlreadyJoined:
                 # An earlier JOIN was answered after its time.
-                if not room._joined:
+                if not room._joined and not room._ended:
                     room._on_joined()
                     self._core.notify()
                 return
+            except MetaTooLarge as error:
+                if not room._was_joined or meta is room._taken:
+                    self.end_room(room, error)
+                    return
+                # One that was set, and whose refusal nobody heard.
+                if room._meta is meta:
+                    room._meta = room._taken
+                continue
             except ArqonError as error:
                 if not (room._was_joined and error.retryable):
                     self.end_room(room, error)

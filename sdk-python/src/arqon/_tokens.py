@@ -152,8 +152,12 @@ async def _in_thread(source: Callable[[], object]) -> object:
             # A future takes no StopIteration.
             error = RuntimeError("the token function raised StopIteration")
             error.__cause__ = stop
-        except BaseException as raised:  # it belongs to whoever waits
+        except Exception as raised:
             error = raised
+        except BaseException as raised:
+            # In the loop, SystemExit and its like would end it.
+            error = RuntimeError(repr(raised))
+            error.__cause__ = raised
         try:
             loop.call_soon_threadsafe(settle, result, error)
         except RuntimeError:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -58,6 +59,7 @@ async def ran(*words: str | bytes, shell: str = "", **environment: str) -> tuple
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=surroundings(**{"ARQON_TOKEN": "", **environment}),
+        start_new_session=True,
     )
     out, problem = await asyncio.wait_for(process.communicate(), LONG)
     assert process.returncode is not None
@@ -271,14 +273,53 @@ async def test_one_that_is_late_later_is_ended_while_the_program_goes_on(
 
 
 @POSIX
-async def test_ctrl_c_ends_the_token_command(gw: arqon.testing.Gateway, hanging: Hanging) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+async def test_a_signal_ends_the_token_command(
+    gw: arqon.testing.Gateway, hanging: Hanging, name: str, status: int
+) -> None:
     words = ("-m", "arqon", "sub", gw.url, "room", "--token-command", hanging.command(depth=1))
     async with child(*words) as sub:
         command, what_it_started = await hanging.one(), await hanging.one()
-        sub.interrupt()
-        assert await sub.ended() == 130
+        sub.signal(getattr(signal, name))
+        assert await sub.ended() == status
         await hanging.ended(command)
         await hanging.ended(what_it_started)
+
+
+@POSIX
+async def test_a_token_command_may_ask_at_the_terminal(gw: arqon.testing.Gateway) -> None:
+    ask = "printf 'which token? ' >/dev/tty; read answer </dev/tty; echo \"$answer\""
+    words = ("pub", gw.url, "room", "x", "--ack", "--token-command", shlex.join(["sh", "-c", ask]))
+    ours, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        # The first terminal that the leader of a session opens is its own.
+        *(sys.executable, "-c", _AT_TERMINAL, os.ttyname(theirs), sys.executable, "-m", "arqon"),
+        *words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=surroundings(ARQON_TOKEN=""),
+        start_new_session=True,
+    )
+    try:
+        asked = b""
+        while b"which token? " not in asked:
+            asked += await asyncio.wait_for(asyncio.to_thread(os.read, ours, 4096), LONG)
+        os.write(ours, gw.token("ada").encode() + b"\n")
+        out, problem = await asyncio.wait_for(process.communicate(), LONG)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        os.close(ours)
+        os.close(theirs)
+    assert (process.returncode, problem) == (0, b"")
+    assert len(out.strip()) == 36
+    assert gw.messages[-1].user == "ada"
+
+
+_AT_TERMINAL = (
+    "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 async def test_what_a_token_command_says_is_in_no_error(gw: arqon.testing.Gateway) -> None:

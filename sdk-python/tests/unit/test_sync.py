@@ -634,10 +634,7 @@ def test_a_process_that_was_forked_off_is_told(gw: Remote) -> None:
             changes.get,
             lambda: next(changes),
         ]
-        with (
-            held(bus._portal._lock, room.events()._taking, changes._taking),
-            warnings.catch_warnings(),
-        ):
+        with held(bus._portal._lock), warnings.catch_warnings():
             # Python warns of forking with threads, rightly.
             warnings.simplefilter("ignore")
             child = os.fork()
