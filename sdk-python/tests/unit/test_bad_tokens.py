@@ -99,6 +99,11 @@ async def test_a_source_that_ends_the_program_ends_no_loop(
     assert "SystemExit(3)" in str(told)
 
 
+async def test_a_source_in_a_thread_cannot_interrupt_the_loop(gw: arqon.testing.Gateway) -> None:
+    told = await refused(gw.url, _raises(KeyboardInterrupt()))
+    assert "KeyboardInterrupt" in str(told)
+
+
 async def test_a_source_that_stops_an_iteration(gw: arqon.testing.Gateway) -> None:
     told = await refused(gw.url, _raises(StopIteration()))
     assert isinstance(told.__cause__, RuntimeError)

@@ -296,3 +296,63 @@ def test_ids_are_new_and_in_order_of_time() -> None:
     assert len(set(ids)) == 1000
     assert [each[:13] for each in ids] == sorted(each[:13] for each in ids)
     assert {uuid.UUID(each).version for each in ids} == {7}
+
+
+async def test_metas_whose_refusal_nobody_heard_do_not_cost_the_room(
+    gw: arqon.testing.Gateway,
+) -> None:
+    def too_large(number: int) -> dict[str, str]:
+        return {"a": str(number) * 5000}
+
+    async with arqon.connect(
+        gw.url, token=gw.token("ada"), reconnect=arqon.Reconnect(base=0.01)
+    ) as bus:
+        room = await bus.join("lobby", meta={"a": "good"})
+        # Two at once, then one that is cancelled with its answer under way.
+        results = await asyncio.gather(
+            *(room.presence.set(too_large(number)) for number in (1, 2)), return_exceptions=True
+        )
+        assert [type(each) for each in results] == [errors.MetaTooLarge] * 2
+        setting = asyncio.ensure_future(room.presence.set(too_large(3)))
+        await asyncio.sleep(0)
+        setting.cancel()
+        await asyncio.wait([setting])
+        gw.drop_all()
+        await until(lambda: bus.reconnects == 1 and room.joined)
+        [member] = await room.presence.get()
+        assert member.meta == {"a": "good"}
+
+
+async def test_a_fault_of_the_library_closes_the_client_for_good(
+    gw: arqon.testing.Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise MemoryError("no more")
+
+    async with arqon.connect(
+        gw.url, token=gw.token("ada"), reconnect=arqon.Reconnect(base=0.01, cap=0.01)
+    ) as bus:
+        monkeypatch.setattr(bus._core.rooms, "_join", broken)
+        with pytest.raises(errors.ConnectionLost, match="a fault of arqon-sdk itself"):
+            await bus.join("lobby")
+        await gw.wait_until(lambda: not gw.sessions, timeout=30.0)
+        supervisor = bus._core._supervisor
+        assert supervisor is not None
+        await asyncio.wait([supervisor])
+        assert bus.state is arqon.State.CLOSED
+        assert not gw.sessions
+
+
+async def test_no_token_is_asked_for_after_closing(gw: arqon.testing.Gateway) -> None:
+    calls = 0
+
+    def token() -> str:
+        nonlocal calls
+        calls += 1
+        return gw.token("ada")
+
+    async with arqon.connect(gw.url, token=token) as bus:
+        pass
+    with pytest.raises(errors.ClientClosed):
+        await bus.refresh()
+    assert calls == 1

@@ -727,3 +727,30 @@ async def test_async_with_is_named_and_leaves_nothing_open() -> None:
 async def _enter(bus: arqon.sync.Client) -> None:
     async with bus:  # type: ignore[attr-defined]
         pass
+
+
+@POSIX
+def test_the_handler_of_a_signal_may_read_where_it_interrupts_a_reader(gw: Remote) -> None:
+    heard: list[str] = []
+    with arqon.sync.connect(gw.url, token=gw.token("ada")) as bus:
+        room = bus.join("lobby")
+
+        def handler(number: int, frame: object) -> None:
+            with contextlib.suppress(TimeoutError):
+                heard.append(room.get(timeout=0).text())
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            # It interrupts somewhere else each time.
+            for number in range(300):
+                room.publish_text(str(number))
+                signal.setitimer(signal.ITIMER_REAL, 0.00005 * (number % 30 + 1))
+                with contextlib.suppress(TimeoutError):
+                    heard.append(room.get(timeout=0.02).text())
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        while len(heard) < 300:
+            heard.append(room.get(timeout=LONG).text())
+    # The handler may tell what came later first; nothing is lost and nothing comes twice.
+    assert sorted(heard, key=int) == [str(number) for number in range(300)]

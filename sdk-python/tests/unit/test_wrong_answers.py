@@ -360,3 +360,194 @@ async def test_a_token_that_always_expires_is_not_refreshed_in_a_loop() -> None:
         assert calls == 2
         await until(lambda: calls >= 3)
         await bus.close()
+
+
+# ---- frames that cross or come late
+
+
+async def test_goaway_is_followed_though_the_server_takes_nothing() -> None:
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.upgrade()
+        await peer.send(welcome())
+        if connections == 1:
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await full.wait()
+            await peer.send(pb.Envelope(op=pb.OPCODE_GOAWAY, goaway=pb.Goaway()))
+            await over.wait()
+        await peer.silence()
+
+    full, over = asyncio.Event(), asyncio.Event()
+    async with serving(behave) as address:
+        bus = await arqon.connect(
+            f"ws://{address}",
+            token="a.b.c",
+            proxy=None,
+            send_buffer=65_536,
+            request_timeout=BOUND,
+            close_timeout=0.2,
+            reconnect=arqon.Reconnect(base=0.01, cap=0.01),
+        )
+        link = bus._core.link
+        assert link is not None
+        publishing = [
+            asyncio.ensure_future(bus.publish("lobby", bytes(50_000))) for _ in range(300)
+        ]
+        await until(lambda: len(link._senders) > 10)
+        full.set()
+        # Those that waited leave on the next connection.
+        assert await asyncio.gather(*publishing) == [None] * 300
+        assert bus.reconnects == 1
+        await bus.close()
+        over.set()
+
+
+async def test_a_join_that_is_answered_after_its_time_has_its_presence() -> None:
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.upgrade()
+        await peer.send(welcome())
+        first = await next_request(peer)
+        state = pb.PresenceState(members=[member(connections)], count=1, last_page=True)
+        if connections == 1:
+            await peer.send(joined(first))
+        else:
+            second = await next_request(peer)
+            assert (first.op, second.op) == (pb.OPCODE_JOIN, pb.OPCODE_JOIN)
+            await peer.send(joined(first))
+            error = pb.Error(code=3002, name="ALREADY_JOINED")
+            await peer.send(
+                pb.Envelope(op=pb.OPCODE_ERROR, room="lobby", ref=second.ref, error=error)
+            )
+        await peer.send(
+            pb.Envelope(
+                op=pb.OPCODE_PRESENCE_STATE, room="lobby", ref=first.ref, presence_state=state
+            )
+        )
+        await (cut.wait() if connections == 1 else peer.silence())
+
+    cut = asyncio.Event()
+    async with serving(behave) as address:
+        bus = await arqon.connect(
+            f"ws://{address}",
+            token="a.b.c",
+            proxy=None,
+            request_timeout=0.5,
+            close_timeout=0.2,
+            reconnect=arqon.Reconnect(base=0.01, cap=0.01),
+        )
+        room = await bus.join("lobby", presence="full")
+        await until(lambda: "user-1" in room.presence.members)
+        cut.set()
+        await until(lambda: room.joined and room.presence.ready and bus.reconnects == 1)
+        assert list(room.presence.members) == ["user-2"]
+        await bus.close()
+
+
+@pytest.mark.parametrize("who", ["server twice", "application"])
+async def test_one_refresh_is_enough_for_what_is_told_while_it_runs(who: str) -> None:
+    later = 4_000_000_000
+
+    async def behave(peer: Peer) -> None:
+        await peer.upgrade()
+        greeting = welcome()
+        greeting.welcome.token_expires_at = later - 3600
+        await peer.send(greeting)
+        soon = pb.Envelope(
+            op=pb.OPCODE_TOKEN_EXPIRING, token_expiring=pb.TokenExpiring(expires_at=later - 3600)
+        )
+        if who == "server twice":
+            await peer.send(soon)
+            await peer.send(soon)
+        request = await next_request(peer)
+        # It crosses the request.
+        await peer.send(soon)
+        asked.set()
+        await peer.send(
+            pb.Envelope(
+                op=pb.OPCODE_REFRESHED,
+                ref=request.ref,
+                refreshed=pb.Refreshed(expires_at=later),
+            )
+        )
+        await peer.silence()
+
+    asked = asyncio.Event()
+    tokens = iter(["a.b.1"])
+    events: list[arqon.Event] = []
+    async with serving(behave) as address:
+        bus = await arqon.connect(
+            f"ws://{address}",
+            # One that is cached, as identity libraries do.
+            token=lambda: next(tokens, "a.b.2"),
+            proxy=None,
+            on_event=events.append,
+            close_timeout=0.2,
+        )
+        if who == "application":
+            await bus.refresh()
+        await asked.wait()
+        await until(lambda: bus._core.refreshes == 1)
+        task = bus._core._refreshing
+        assert task is not None
+        await asyncio.wait_for(task, BOUND)  # it would go on for as long as the connection
+        await bus.close()
+    assert sum(isinstance(event, arqon.TokenRefreshed) for event in events) == 1
+    assert not [event for event in events if isinstance(event, arqon.TokenRefreshFailed)]
+
+
+async def test_the_end_of_a_membership_does_not_end_the_next() -> None:
+    async def behave(peer: Peer) -> None:
+        await peer.upgrade()
+        await peer.send(welcome())
+        await peer.send(joined(await next_request(peer)))
+        leave, join = await next_request(peer), await next_request(peer)
+        assert (leave.op, join.op) == (pb.OPCODE_LEAVE, pb.OPCODE_JOIN)
+        # It ended by itself, before LEAVE was read.
+        ended = pb.Left(code=3004, name="JOIN_FORBIDDEN")
+        await peer.send(pb.Envelope(op=pb.OPCODE_LEFT, room="lobby", left=ended))
+        error = pb.Error(code=3001, name="NOT_JOINED")
+        await peer.send(pb.Envelope(op=pb.OPCODE_ERROR, room="lobby", ref=leave.ref, error=error))
+        await peer.send(joined(join))
+        await peer.silence()
+
+    async with serving(behave) as address:
+        bus = await arqon.connect(f"ws://{address}", token="a.b.c", proxy=None, close_timeout=0.2)
+        room = await bus.join("lobby")
+        _, again = await asyncio.gather(room.leave(), bus.join("lobby"))
+        assert again.joined
+        assert dict(bus.rooms) == {"lobby": again}
+        await bus.close()
+
+
+async def test_a_room_that_was_given_up_is_not_joined_by_a_late_answer() -> None:
+    async def behave(peer: Peer) -> None:
+        await peer.upgrade()
+        await peer.send(welcome())
+        join, leave = await next_request(peer), await next_request(peer)
+        error = pb.Error(code=3002, name="ALREADY_JOINED")
+        await peer.send(pb.Envelope(op=pb.OPCODE_ERROR, room="lobby", ref=join.ref, error=error))
+        await peer.send(joined(join))
+        await peer.send(pb.Envelope(op=pb.OPCODE_LEFT, room="lobby", ref=leave.ref, left=pb.Left()))
+        ping = await next_request(peer)
+        await peer.send(pb.Envelope(op=pb.OPCODE_PONG, ref=ping.ref))
+        await peer.silence()
+
+    async with serving(behave) as address:
+        bus = await arqon.connect(f"ws://{address}", token="a.b.c", proxy=None, close_timeout=0.2)
+        joining = asyncio.ensure_future(bus.join("lobby"))
+        await until(lambda: "lobby" in bus.rooms)
+        room = bus.rooms["lobby"]
+        await until(lambda: bool(room._join_refs))
+        joining.cancel()
+        await asyncio.wait([joining])
+        await bus.ping()
+        assert not room.joined
+        assert dict(bus.rooms) == {}
+        await bus.close()
