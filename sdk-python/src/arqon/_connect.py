@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._client import Client
-from ._connection import Dial, check_url
 from ._core import Core
+from ._dial import Dial, check_url
 from ._events import EventHandler
 from ._inbox import Inbox
 from ._tokens import Tokens, TokenSource

@@ -10,7 +10,8 @@ from typing import Any
 
 from . import _wire
 from ._backoff import Backoff
-from ._connection import Dial, Link, open_link
+from ._connection import Link
+from ._dial import Dial, open_link
 from ._dispatch import Dispatch
 from ._events import EventHandler, Events
 from ._proto import envelope_pb2 as pb
