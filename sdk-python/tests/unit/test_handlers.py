@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
-import logging
-import logging.config
+import json
 import sys
 from collections.abc import AsyncIterator
 
 import leaks
 import pytest
+from children import child
 from hostile_server import BOUND
 from waiting import until
 
@@ -110,44 +109,44 @@ async def test_no_event_comes_after_close_where_the_handler_closed_first(
     assert events == [arqon.State.CONNECTED, arqon.State.CLOSED, "closed"]
 
 
+_LOGS = """
+import asyncio, json, logging, logging.config, sys
+import arqon, arqon.testing
+
+async def main():
+    async with arqon.testing.gateway() as gw:
+        token = gw.token("ada")
+        print(token)
+        async with arqon.connect(gw.url, token=token) as bus:
+            room = await bus.join("lobby")
+            await room.publish(b"x", ack=True)
+
+logging.config.dictConfig(json.loads(sys.argv[1]))
+for name in ("arqon", "arqon.websocket", "arqon.testing"):
+    logging.getLogger(name).disabled = False
+logging.getLogger("arqon").debug("this much is logged")
+asyncio.run(main())
+"""
+
+
+# In a program of its own: dictConfig closes the handlers of whoever tests.
 @pytest.mark.parametrize("loggers", [["root"], ["arqon"], ["arqon", "root"]])
 @pytest.mark.parametrize("disable", [False, True])
 async def test_no_configuration_of_logging_shows_the_token(
-    gw: arqon.testing.Gateway, loggers: list[str], disable: bool
+    loggers: list[str], disable: bool
 ) -> None:
-    out = io.StringIO()
-    levels: dict[str, object] = {
-        name: {"level": "DEBUG", "handlers": ["out"]} for name in loggers if name != "root"
-    }
-    before = logging.root.manager.loggerDict.copy()
-    disabled = {each for each in before.values() if getattr(each, "disabled", False)}
-    config: dict[str, object] = {
+    loud = {"level": "DEBUG", "handlers": ["out"]}
+    config = {
         "version": 1,
         "disable_existing_loggers": disable,
-        "handlers": {"out": {"class": "logging.StreamHandler", "stream": out}},
-        "loggers": levels,
+        "handlers": {"out": {"class": "logging.StreamHandler"}},
+        "loggers": {name: loud for name in loggers if name != "root"},
+        **({"root": loud} if "root" in loggers else {}),
     }
-    if "root" in loggers:
-        config["root"] = {"level": "DEBUG", "handlers": ["out"]}
-    root = logging.root.level, logging.root.handlers[:]
-    token = gw.token("ada")
-    try:
-        logging.config.dictConfig(config)
-        for name in ("arqon.websocket", "arqon"):
-            logging.getLogger(name).disabled = False
-        async with arqon.connect(gw.url, token=token) as bus:
-            logging.getLogger("arqon").debug("this much is logged")
-            room = await bus.join("lobby")
-            await room.publish(b"x", ack=True)
-    finally:
-        logging.root.setLevel(root[0])
-        logging.root.handlers[:] = root[1]
-        for name in levels:
-            logging.getLogger(name).handlers.clear()
-            logging.getLogger(name).setLevel(logging.NOTSET)
-        for each in before.values():
-            if isinstance(each, logging.Logger):
-                each.disabled = each in disabled
-    assert "this much is logged" in out.getvalue()
-    assert token not in out.getvalue()
-    assert token.split(".")[1] not in out.getvalue()
+    async with child("-c", _LOGS, json.dumps(config)) as program:
+        token = await program.line("eyJ")
+        logged = await program.problem()
+        assert await program.ended() == 0
+    assert "this much is logged" in logged
+    assert token not in logged
+    assert token.split(".")[1] not in logged
