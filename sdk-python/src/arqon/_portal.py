@@ -207,6 +207,8 @@ class Handler:
 
     def __init__(self, handler: EventHandler) -> None:
         self._handler = handler
+        # What an async handler gave and the loop has not taken yet.
+        self._made: Awaitable[None] | None = None
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="arqon-events", daemon=True)
         self._thread.start()
@@ -223,14 +225,19 @@ class Handler:
                 result = self._handler(event)
             except BaseException as raised:  # the loop logs it
                 error = raised
-            try:
-                loop.call_soon_threadsafe(_settle, done, result, error)
-            except RuntimeError:
-                # The client was closed meanwhile, without waiting for this handler.
-                _drop(result)
+            self._made = result
+            # Where the client was closed meanwhile, without waiting for it, `stop` drops this.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._settle, done, result, error)
 
         self._calls.put(call)
-        result = await done
+        try:
+            result = await done
+        except asyncio.CancelledError:
+            # It may have been cancelled with the result there already.
+            if done.done() and not done.cancelled() and done.exception() is None:
+                _drop(done.result())
+            raise
         if result is not None:
             # An async handler runs in the client's loop, which these would end.
             try:
@@ -248,23 +255,26 @@ class Handler:
         self._calls.put(None)
         if not self.calling:
             self._thread.join(_HANDLER_END)
+        made, self._made = self._made, None
+        _drop(made)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
 
-
-def _settle(
-    done: asyncio.Future[Awaitable[None] | None],
-    result: Awaitable[None] | None,
-    error: BaseException | None,
-) -> None:
-    if done.done():
-        _drop(result)
-    elif error is not None:
-        done.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-    else:
-        done.set_result(result)
+    def _settle(
+        self,
+        done: asyncio.Future[Awaitable[None] | None],
+        result: Awaitable[None] | None,
+        error: BaseException | None,
+    ) -> None:
+        self._made = None
+        if done.done():
+            _drop(result)
+        elif error is not None:
+            done.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        else:
+            done.set_result(result)
 
 
 def _drop(result: object) -> None:

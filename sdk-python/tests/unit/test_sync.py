@@ -511,6 +511,14 @@ def test_no_loop(gw: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
         arqon.sync.connect(gw.url, token="x", on_event=lambda event: None)
 
 
+@pytest.fixture(autouse=True)
+def _sigint() -> Iterator[None]:
+    # A shell may have started these tests with it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt(when: Callable[[], bool]) -> Callable[[], object]:
     """Ctrl-C for the main thread, once it waits."""
     main = threading.main_thread().ident

@@ -261,7 +261,8 @@ async def test_a_heartbeat_of_years_is_taken_as_the_longest_there_is() -> None:
         link = bus._core.link
         assert link is not None
         assert link._heartbeat is not None
-        assert link._heartbeat.when() - bus._core.loop.time() <= 150.0
+        # By the loop's clock of milliseconds, in uvloop.
+        assert link._heartbeat.when() - bus._core.loop.time() <= 151.0
 
 
 async def test_goaway_after_each_welcome_is_followed_with_pauses(
