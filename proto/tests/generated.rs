@@ -26,8 +26,7 @@ fn error(number: u16, name: &str, more: &str) -> String {
 }
 
 const CLOSE: &str = "[[close]]\nnumber = 4001\nname = \"BYE\"\nhelp = \"x\"\n";
-const CLIENT: &str =
-    "[[client]]\nnumber = 5001\nname = \"OWN\"\nretry = \"later\"\nhelp = \"x\"\n";
+const CLIENT: &str = "[[client]]\nnumber = 5001\nname = \"OWN\"\nretry = \"later\"\nhelp = \"x\"\n";
 
 #[test]
 fn pages_are_those_generated_now() {
