@@ -75,7 +75,6 @@ _UUID7 = re.compile(
 LARGEST_STATE = 32 * 1024 * 1024
 #: The longest wait that a server may ask for, in seconds.
 LONGEST_WAIT = 3600.0
-_PONG_BYTES = 125
 
 
 class UnknownFrame(Exception):
