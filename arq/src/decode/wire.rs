@@ -5,6 +5,7 @@ use arqon_proto::v1::presence_order::Order;
 use arqon_proto::v1::{
     PresenceActive, PresenceAnswer, PresenceChanges, PresenceCoverage, PresenceEntry,
     PresenceEvents, PresenceKey, PresenceOrder, PresencePage, PresenceQuery, PresenceRoomEvent,
+    PresenceTrace, PresenceTraceKind,
 };
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -114,7 +115,7 @@ fn changes(told: &PresenceChanges) -> Value {
         "first_seq": told.first_seq,
         "changes": changes.collect::<Vec<_>>(),
         "active": active.collect::<Vec<_>>(),
-        "traces": told.traces,
+        "traces": traces(&told.traces),
     })
 }
 
@@ -199,7 +200,25 @@ fn events(events: &PresenceEvents) -> Value {
         "gone": events.gone.iter().map(|epoch| hex(*epoch)).collect::<Vec<_>>(),
         "rooms": events.rooms.iter().map(room_event).collect::<Vec<_>>(),
         "range": range,
+        "traces": traces(&events.traces),
     })
+}
+
+fn traces(traces: &[PresenceTrace]) -> Value {
+    traces
+        .iter()
+        .map(|trace| {
+            let kind = match PresenceTraceKind::try_from(trace.kind) {
+                Ok(kind) => json!(
+                    kind.as_str_name()
+                        .trim_start_matches("PRESENCE_TRACE_KIND_")
+                        .to_ascii_lowercase()
+                ),
+                Err(_) => json!(trace.kind),
+            };
+            json!({"room": trace.room, "traceparent": trace.traceparent, "kind": kind})
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -244,6 +263,11 @@ mod tests {
                     change: Some(change),
                 })
                 .to_vec(),
+            traces: vec![PresenceTrace {
+                room: "lobby".to_owned(),
+                traceparent: "00-1-2-01".to_owned(),
+                kind: PresenceTraceKind::Activity.into(),
+            }],
             ..PresenceChanges::default()
         };
         let bytes = Bytes::from(told.encode_to_vec());
@@ -253,6 +277,10 @@ mod tests {
         assert_eq!(
             shown["changes"][1]["remove"]["session"],
             "00000000-0000-0000-0000-000000000000"
+        );
+        assert_eq!(
+            shown["traces"][0],
+            json!({"room": "lobby", "traceparent": "00-1-2-01", "kind": "activity"})
         );
         assert!(
             Kind::Events
