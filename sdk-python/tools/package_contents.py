@@ -53,6 +53,11 @@ def differences(where: str, have: set[str], want: set[str]) -> list[str]:
     ]
 
 
+def name_of(need: str) -> str:
+    """The package that a Requires-Dist names."""
+    return re.split(r"[<>=;! ]", need, maxsplit=1)[0]
+
+
 def shown(readme: str) -> list[str]:
     """What is wrong with the README as a registry shows it: a page without the files beside it."""
     html = readme_renderer.markdown.render(readme)
@@ -82,8 +87,8 @@ def main() -> None:
     stem = "-".join(wheel.name.split("-")[:2])
     info = f"{stem}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
-        extra = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")}
-        wrong += differences(wheel.name, set(archive.namelist()), package | extra)
+        added = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")}
+        wrong += differences(wheel.name, set(archive.namelist()), package | added)
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
         tags = email.message_from_bytes(archive.read(f"{info}/WHEEL")).get_all("Tag")
         for name in ("_proto/envelope_pb2.py", "_codes.py"):
@@ -92,8 +97,12 @@ def main() -> None:
     if tags != ["py3-none-any"]:
         wrong.append(f"{wheel.name}: is not pure Python: {tags}")
     needs = sorted(metadata.get_all("Requires-Dist") or [])
-    if [need.split("<")[0].split(">")[0] for need in needs] != ["protobuf", "websockets"]:
-        wrong.append(f"{wheel.name}: needs {needs}")
+    always = [need for need in needs if "extra ==" not in need]
+    extra = [need for need in needs if need not in always]
+    if [name_of(need) for need in always] != ["protobuf", "websockets"]:
+        wrong.append(f"{wheel.name}: needs {always}")
+    if [name_of(need) for need in extra] != ["opentelemetry-api"]:
+        wrong.append(f"{wheel.name}: takes {extra}")
     if metadata["Requires-Python"] != ">=3.10" or metadata["License-Expression"] != "Apache-2.0":
         wrong.append(f"{wheel.name}: Requires-Python or License-Expression is wrong")
 

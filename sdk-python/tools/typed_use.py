@@ -24,6 +24,7 @@ async def use(url: str, token: str) -> None:
             assert_type(message.payload, bytes)
             assert_type(message.json(), object)
             assert_type(message.headers, Mapping[str, str])
+            assert_type(message.traceparent, str | None)
             assert_type(message.timestamp, datetime)
         async for change in room.presence:
             assert_type(change.user, str)

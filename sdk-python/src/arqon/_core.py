@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import _wire
+from . import _trace, _wire
 from ._backoff import Backoff
 from ._connection import Link
 from ._dial import Dial, open_link
@@ -127,6 +127,7 @@ class Core:
         self._supervisor = asyncio.ensure_future(self._supervise(link))
 
     async def _supervise(self, link: Link) -> None:
+        _trace.leave()
         try:
             while True:
                 opened_at = self.loop.time()
@@ -298,6 +299,7 @@ class Core:
 
     async def _keep_fresh(self) -> None:
         """Tries until another token is in force; the end of the connection ends it too."""
+        _trace.leave()
         if not self._tokens.renewable:
             self.events.emit(
                 TokenRefreshFailed(

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from . import _trace
 from ._types import Event
 
 EventHandler = Callable[[Event], Awaitable[None]] | Callable[[Event], None]
@@ -73,6 +74,7 @@ class Events:
             self._wake.set_result(None)
 
     async def _run(self, handler: EventHandler) -> None:
+        _trace.leave()
         while True:
             while self._waiting:
                 event = self._waiting.popleft()

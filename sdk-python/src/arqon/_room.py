@@ -138,6 +138,8 @@ class Room:
             payload: at most ``session.limits.max_payload_bytes`` (61,440 unless set otherwise).
             ack: wait for the acknowledgement.
             headers: passed on to receivers; names that begin with ``X-`` belong to the platform.
+                Without a ``traceparent`` among them, the OpenTelemetry span that is current now
+                is told in one, if there is one.
             twist_id: the message's id, a UUIDv7, of :func:`arqon.new_twist_id` for instance;
                 absent: given here or by the platform.
 

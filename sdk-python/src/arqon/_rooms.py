@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from . import _wire
+from . import _trace, _wire
 from ._backoff import Backoff
 from ._connection import Link
 from ._dispatch import FIRE_AND_FORGET
@@ -227,6 +227,8 @@ class Rooms:
         """See ``Room.publish``."""
         self._core.check_loop()
         data = payload if type(payload) is bytes else _as_bytes(payload)
+        # Of now, however long it waits for a connection.
+        trace = _trace.current()
         twist = None if twist_id is None else _wire.check_twist_id(twist_id)
         while True:
             link = self._core.link
@@ -248,6 +250,8 @@ class Rooms:
                             ack=False,
                             headers=headers,
                             twist_id=twist,
+                            traceparent=trace,
+                            limits=limits,
                         )
                     )
                     if link.should_yield:
@@ -255,7 +259,16 @@ class Rooms:
                     return None
                 twist = twist or _wire.uuid7()
                 ref = link.ref()
-                frame = _wire.publish(name, data, ref, ack=True, headers=headers, twist_id=twist)
+                frame = _wire.publish(
+                    name,
+                    data,
+                    ref,
+                    ack=True,
+                    headers=headers,
+                    twist_id=twist,
+                    traceparent=trace,
+                    limits=limits,
+                )
                 link.send(frame)
             except ConnectionLost:
                 # Nothing was sent: wait until the end of the connection is told, and for the next.

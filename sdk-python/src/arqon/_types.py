@@ -8,10 +8,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from . import _trace
 from ._proto import envelope_pb2 as pb
 from .errors import ArqonError, ServerGarbage
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 PresenceMode = Literal["none", "count", "full", "watch"]
 Overflow = Literal["drop_oldest", "drop_newest"]
@@ -134,7 +138,7 @@ class Message:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """All headers, the platform's (``X-…``) among them."""
+        """All headers, the platform's (``X-…`` and ``traceparent``) among them."""
         return dict(self._envelope.headers)
 
     @property
@@ -150,6 +154,32 @@ class Message:
             return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
         except (ValueError, OverflowError):
             raise ServerGarbage(f"X-Timestamp is no time: {text!r}") from None
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that came with it: the publisher's span, or a span of the platform
+        in the same trace. ``None``: the publisher was in no trace.
+        """
+        return self._envelope.headers.get(_trace.TRACEPARENT)
+
+    def trace_context(self) -> Context | None:
+        """The same as OpenTelemetry's ``Context``, the parent of a span that handles the message.
+
+        Example::
+
+            from opentelemetry import trace
+
+            tracer = trace.get_tracer("shop")
+            await room.publish(b"hello")
+            message = await room.get()
+            with tracer.start_as_current_span("handle", context=message.trace_context()):
+                print(message.text())  # prints: hello
+
+        It holds nothing but that span. ``None`` if there is no :attr:`traceparent`, a malformed
+        one, or no ``opentelemetry-api``; as ``context=`` that means the context of now. Whoever
+        publishes to the room chooses it, its sampled flag too.
+        """
+        return _trace.context_of(self.traceparent)
 
     def text(self) -> str:
         """The payload as UTF-8 text.

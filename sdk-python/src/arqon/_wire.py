@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from google.protobuf.message import DecodeError
 
 from ._proto import envelope_pb2 as pb
+from ._trace import TRACEPARENT
 from ._types import Gap, GapReason, Limits, Member, MemberSession, PresenceMode, Session
 from .errors import (
     ArqonError,
@@ -66,6 +67,8 @@ _ROOM = re.compile(r"(?!_)[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3}", fl
 _ROOM_BYTES = 200
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", flags=re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: Bytes of a `traceparent`, which is not counted among an application's headers.
+_TRACEPARENT_BYTES = 256
 _UUID7 = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
     flags=re.ASCII | re.IGNORECASE,
@@ -127,20 +130,28 @@ def check_headers(headers: Mapping[str, str], limits: Limits) -> None:
     """Raises before anything is sent, by the rules of the server."""
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers is a mapping of text to text, not {type(headers).__name__}")
-    size = 0
+    count = size = 0
     for key, value in headers.items():
         if not isinstance(key, str) or not _HEADER_NAME.fullmatch(key):
             raise HeaderInvalid(f"{key!r} is no header name")
         if not isinstance(value, str) or _CONTROL.search(value):
             raise HeaderInvalid(f"the value of {key} is no text, or holds a control character")
-        if key.lower().startswith("x-"):
+        lower = key.lower()
+        if lower.startswith("x-"):
             raise HeaderReserved(f"{key} may not be sent; an id goes by twist_id=")
+        if lower == TRACEPARENT != key:
+            raise HeaderReserved(f"{key} may not be sent; a trace context is in {TRACEPARENT}")
         try:
-            size += len(key) + len(value.encode())
+            length = len(value.encode())
         except UnicodeEncodeError:
             raise HeaderInvalid(f"the value of {key} holds half a character") from None
-    if limits.max_headers and len(headers) > limits.max_headers:
-        raise HeadersTooLarge(f"{len(headers)} headers, {limits.max_headers} are allowed")
+        if key != TRACEPARENT:
+            count += 1
+            size += len(key) + length
+        elif length > _TRACEPARENT_BYTES:
+            raise HeadersTooLarge(f"{key} has {length} bytes, {_TRACEPARENT_BYTES} are allowed")
+    if limits.max_headers and count > limits.max_headers:
+        raise HeadersTooLarge(f"{count} headers, {limits.max_headers} are allowed")
     if limits.max_header_bytes and size > limits.max_header_bytes:
         raise HeadersTooLarge(
             f"the headers have {size} bytes, {limits.max_header_bytes} are allowed"
@@ -183,8 +194,12 @@ def publish(
     ack: bool,
     headers: Mapping[str, str] | None,
     twist_id: str | None,
+    traceparent: str | None,
+    limits: Limits,
 ) -> bytes:
-    """A PUBLISH."""
+    """A PUBLISH. Headers of the application go before the `traceparent`, which is left out where
+    the frame has no room for it, too: no trace is worth a message.
+    """
     envelope = pb.Envelope(op=pb.OPCODE_PUBLISH, room=room, ref=ref, payload=payload)
     if ack:
         envelope.publish.ack = True
@@ -192,6 +207,12 @@ def publish(
         envelope.headers.update(headers)
     if twist_id is not None:
         envelope.headers["X-Twist-ID"] = twist_id
+    if traceparent is not None and not (headers and TRACEPARENT in headers):
+        envelope.headers[TRACEPARENT] = traceparent
+        frame = envelope.SerializeToString()
+        if not limits.max_frame_bytes or len(frame) <= limits.max_frame_bytes:
+            return frame
+        del envelope.headers[TRACEPARENT]
     return envelope.SerializeToString()
 
 
