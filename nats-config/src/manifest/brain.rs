@@ -7,7 +7,9 @@ use std::time::Duration;
 use arqon_proto::names::NodeId;
 
 use super::reader::Reader;
-use super::{Log, ManifestError, Problem, Role, SecretMode, load, millis, parse, seconds, size};
+use super::{
+    Log, ManifestError, Problem, Role, SecretMode, Telemetry, load, millis, parse, seconds, size,
+};
 
 /// A Brain's manifest that passed every check.
 #[derive(Debug, Clone)]
@@ -42,6 +44,8 @@ pub struct BrainManifest {
     pub digest: Duration,
     /// Snapshots fetched at once.
     pub repairs: usize,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
     /// `[log]`
     pub log: Log,
 }
@@ -87,6 +91,7 @@ fn read(from: &mut Reader<'_>) -> Option<BrainManifest> {
         forget_after: seconds(from, "brain.forget_after_secs"),
         digest: seconds(from, "brain.digest_secs"),
         repairs: size(from, "brain.repairs"),
+        telemetry: super::telemetry::read(from),
         log: super::read_log(from),
     };
     let nobody = NodeId::parse("unnamed").ok()?;

@@ -7,6 +7,7 @@ mod brain;
 mod reader;
 mod render;
 pub mod schema;
+mod telemetry;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ pub use render::{docs, effective, template};
 
 use reader::Reader;
 pub use schema::Role;
+pub use telemetry::{OtlpProtocol, OtlpTarget, Telemetry};
 
 /// Exit status of a program whose manifest is wrong (`EX_USAGE`).
 pub const EXIT_BAD_MANIFEST: u8 = 64;
@@ -48,6 +50,8 @@ pub struct Manifest {
     pub policy: Policy,
     /// `[drain]`
     pub drain: Drain,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
     /// `[log]`
     pub log: Log,
 }
@@ -415,6 +419,7 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         timeout: seconds(from, "drain.timeout_secs"),
         spread: seconds(from, "drain.spread_secs"),
     };
+    let telemetry = telemetry::read(from);
     let log = read_log(from);
     let node = Node {
         id: NodeId::parse(&id).ok()?,
@@ -431,6 +436,7 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         presence,
         policy,
         drain,
+        telemetry,
         log,
     })
 }

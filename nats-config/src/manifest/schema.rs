@@ -112,7 +112,11 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "brain",
-        doc: "A Brain. A manifest with this section is a Brain's: it has this section, `node.id`, `spine.servers`, `spine.control_creds_file` and `[log]`, and nothing else.",
+        doc: "A Brain. A manifest with this section is a Brain's: it has this section, `node.id`, `spine.servers`, `spine.control_creds_file`, `[telemetry]` and `[log]`, and nothing else.",
+    },
+    Section {
+        name: "telemetry",
+        doc: "OpenTelemetry: where traces and metrics are sent to by OTLP. Without endpoints nothing is sent, and nothing is recorded for it. docs/observability.md says what there is to see.",
     },
     Section {
         name: "log",
@@ -138,11 +142,30 @@ const SHARED: [&str; 5] = [
     "log.level",
 ];
 
+/// What only Brains have.
+const BRAIN_ONLY: [&str; 2] = ["brain.", "telemetry.nats_monitors"];
+/// What Brains have beside what is shared. Sampling and labels of tenants are Shields'.
+const BRAIN: [&str; 9] = [
+    "brain.",
+    "telemetry.traces_endpoint",
+    "telemetry.traces_protocol",
+    "telemetry.metrics_endpoint",
+    "telemetry.metrics_protocol",
+    "telemetry.metrics_interval_secs",
+    "telemetry.headers_file",
+    "telemetry.timeout_ms",
+    "telemetry.nats_monitors",
+];
+
 impl Key {
     /// Whether the key belongs in a manifest of this role.
     #[must_use]
     pub fn is_for(&self, role: Role) -> bool {
-        SHARED.contains(&self.path) || (role == Role::Brain) == self.path.starts_with("brain.")
+        SHARED.contains(&self.path)
+            || match role {
+                Role::Shield => !BRAIN_ONLY.iter().any(|path| self.path.starts_with(path)),
+                Role::Brain => BRAIN.iter().any(|path| self.path.starts_with(path)),
+            }
     }
 }
 
@@ -645,6 +668,97 @@ pub const KEYS: &[Key] = &[
         64,
         "4",
         "Snapshots fetched from Shields at once.",
+    ),
+    key(
+        "telemetry.traces_endpoint",
+        Kind::Text,
+        Default::Absent,
+        "\"http://127.0.0.1:4317\"",
+        "URL that spans are sent to, used as it stands: for `grpc` the receiver's base, for `http` the whole path, such as `http://127.0.0.1:4318/v1/traces`. Absent: no traces.",
+    ),
+    key(
+        "telemetry.traces_protocol",
+        Kind::Choice(&["grpc", "http"]),
+        Default::Value("\"grpc\""),
+        "\"grpc\"",
+        "How it is spoken to: gRPC, or Protobuf over HTTP.",
+    ),
+    key(
+        "telemetry.metrics_endpoint",
+        Kind::Text,
+        Default::Absent,
+        "\"http://127.0.0.1:9090/api/v1/otlp/v1/metrics\"",
+        "URL that metrics are sent to, used as it stands; the example is Prometheus's own receiver. Absent: none are sent; /metrics is there in any case.",
+    ),
+    key(
+        "telemetry.metrics_protocol",
+        Kind::Choice(&["grpc", "http"]),
+        Default::Value("\"http\""),
+        "\"http\"",
+        "How it is spoken to: gRPC, or Protobuf over HTTP, which is what Prometheus takes.",
+    ),
+    integer(
+        "telemetry.metrics_interval_secs",
+        1,
+        3_600,
+        "15",
+        "Metrics are sent at this pace.",
+    ),
+    key(
+        "telemetry.headers_file",
+        Kind::SecretFile,
+        Default::Absent,
+        "\"keys/otlp-headers\"",
+        "Lines `name: value` that are sent with every export, for receivers that ask who sends.",
+    ),
+    integer(
+        "telemetry.timeout_ms",
+        100,
+        60_000,
+        "5000",
+        "An export not taken by then has failed. Its spans are dropped and counted; metrics come again.",
+    ),
+    integer(
+        "telemetry.traces_percent",
+        0,
+        100,
+        "100",
+        "Of a hundred connects, joins and publishes, those that are traced. What a client says about sampling is not obeyed. Errors are traced in any case.",
+    ),
+    integer(
+        "telemetry.traces_fan_out",
+        1,
+        1_000_000,
+        "10",
+        "Messages of rooms with up to this many members on the publishing Shield are traced at `traces_percent`; in larger rooms at a rate that falls with the members.",
+    ),
+    integer(
+        "telemetry.traces_per_tenant",
+        1,
+        100_000,
+        "10",
+        "Traces of one tenant begun in a second on this Shield, at most; a burst may be twice as many.",
+    ),
+    integer(
+        "telemetry.traces_queue",
+        64,
+        1_048_576,
+        "8192",
+        "Spans that wait for an export. Beyond, the newest is dropped and counted.",
+    ),
+    integer(
+        "telemetry.top_tenants",
+        0,
+        1_000,
+        "20",
+        "Tenants that metrics name: the busiest. All others are told together as `other`.",
+    ),
+    key(
+        "telemetry.nats_monitors",
+        Kind::TextList,
+        Default::Value("[]"),
+        "[\"http://127.0.0.1:8222\"]",
+        "Base URLs of the monitoring endpoints of the NATS servers, whose numbers this Brain tells along with its own.",
     ),
     key(
         "log.format",
