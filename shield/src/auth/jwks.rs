@@ -21,7 +21,7 @@ use arqon_telemetry::{Metrics, labels::Outcome};
 use reqwest::{Url, redirect};
 use tokio::time::Instant;
 
-use super::{keys::KeySet, roots};
+use super::keys::KeySet;
 
 /// An issuer that has not answered by then counts as failed. Below the
 /// handshake timeout, so that the client still gets its answer.
@@ -328,9 +328,11 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
             attempt.follow()
         }
     });
+    let roots = arqon_telemetry::roots::system().into_iter();
+    let roots = roots.filter_map(|der| reqwest::Certificate::from_der(&der).ok());
     reqwest::Client::builder()
         .redirect(same_host)
-        .tls_certs_only(roots::system())
+        .tls_certs_only(roots)
         .timeout(FETCH_TIMEOUT)
         // HTTP_PROXY and its kin must change nothing.
         .no_proxy()

@@ -9,7 +9,6 @@
 mod grants;
 mod jwks;
 mod keys;
-mod roots;
 mod token;
 mod trust;
 

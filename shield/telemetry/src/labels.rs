@@ -1,26 +1,31 @@
 //! The values that metric labels may take. All are bounded: an enum, or a
 //! name out of a registry. Never a user, a room or a token.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
+use arqon_proto::names::TenantId;
 use prometheus_client::encoding::{
     EncodeLabelKey, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder,
 };
 
 /// A label set of one label.
-pub trait Label {
+pub trait LabelKey {
     /// The label's key.
     const KEY: &'static str;
+}
+
+/// A label whose values are known when this is compiled.
+pub trait Label: LabelKey {
     /// The label's value.
     fn value(&self) -> &'static str;
 }
 
-fn encode(label: &impl Label, key: &str, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+fn encode(key: &str, value: &str, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
     let mut label_encoder = encoder.encode_label();
     let mut key_encoder = label_encoder.encode_label_key()?;
     EncodeLabelKey::encode(&key, &mut key_encoder)?;
     let mut value_encoder = key_encoder.encode_label_value()?;
-    EncodeLabelValue::encode(&label.value(), &mut value_encoder)?;
+    EncodeLabelValue::encode(&value, &mut value_encoder)?;
     value_encoder.finish()
 }
 
@@ -35,8 +40,11 @@ macro_rules! label {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
         }
 
-        impl Label for $name {
+        impl LabelKey for $name {
             const KEY: &'static str = $key;
+        }
+
+        impl Label for $name {
             fn value(&self) -> &'static str {
                 match self { $(Self::$variant => $value,)+ }
             }
@@ -44,7 +52,7 @@ macro_rules! label {
 
         impl EncodeLabelSet for $name {
             fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-                encode(self, $key, encoder)
+                encode($key, self.value(), encoder)
             }
         }
     };
@@ -56,14 +64,17 @@ macro_rules! registry_label {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub struct $name(pub &'static str);
 
-        impl Label for $name {
+        impl LabelKey for $name {
             const KEY: &'static str = $key;
+        }
+
+        impl Label for $name {
             fn value(&self) -> &'static str { self.0 }
         }
 
         impl EncodeLabelSet for $name {
             fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-                encode(self, $key, encoder)
+                encode($key, self.value(), encoder)
             }
         }
     };
@@ -177,5 +188,116 @@ label! {
         Http = "http",
         /// accept() failed, for instance for want of file descriptors.
         Accept = "accept",
+    }
+}
+
+label! {
+    /// What an export carries.
+    Signal("signal") {
+        /// Spans.
+        Traces = "traces",
+        /// Metrics.
+        Metrics = "metrics",
+    }
+}
+label! {
+    /// Why a span reached nobody.
+    SpanDrop("reason") {
+        /// Too many waited.
+        QueueFull = "queue_full",
+        /// A tenant's failures came faster than they may be told.
+        TenantCap = "tenant_cap",
+        /// The receiver was not there, refused, or was too slow.
+        ExportFailed = "export_failed",
+    }
+}
+label! {
+    /// Why a Brain wants a snapshot.
+    SyncReason("reason") {
+        /// A change did not follow on the version held.
+        Gap = "gap",
+        /// Too many changes waited.
+        Overflow = "overflow",
+        /// Changes that a beat told of did not come.
+        Lag = "lag",
+        /// The digest did not match.
+        Digest = "digest",
+        /// The Shield is behind what is held.
+        Ahead = "ahead",
+        /// The link dropped changes.
+        Dirty = "dirty",
+        /// A change could not be read.
+        Malformed = "malformed",
+        /// This Brain has just begun.
+        Cold = "cold",
+    }
+}
+
+impl SyncReason {
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.value() == name)
+    }
+}
+
+/// No label: a metric that is absent until it is first set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NoLabel;
+
+impl LabelKey for NoLabel {
+    const KEY: &'static str = "";
+}
+
+impl EncodeLabelSet for NoLabel {
+    fn encode(&self, _: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+macro_rules! name_label {
+    ($(#[$doc:meta])* $name:ident($key:literal)) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub struct $name(Cow<'static, str>);
+
+        impl $name {
+            /// The label of this value. Whoever makes it bounds how many there are.
+            pub fn new(value: &str) -> Self {
+                Self(Cow::Owned(value.to_owned()))
+            }
+        }
+
+        impl LabelKey for $name {
+            const KEY: &'static str = $key;
+        }
+
+        impl EncodeLabelSet for $name {
+            fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+                encode($key, &self.0, encoder)
+            }
+        }
+    };
+}
+
+name_label! {
+    /// One of the busiest tenants, or `other`.
+    TenantName("tenant")
+}
+name_label! {
+    /// A NATS server of the manifest, by the name that it has itself.
+    ServerName("server")
+}
+
+impl TenantName {
+    /// All tenants that are not named.
+    pub const OTHER: Self = Self(Cow::Borrowed("other"));
+
+    /// The label of a tenant. One that is really called `other` has none of its own.
+    pub fn of(tenant: &TenantId) -> Option<Self> {
+        let name = Self::new(tenant.as_str());
+        (name != Self::OTHER).then_some(name)
     }
 }

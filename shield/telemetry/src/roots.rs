@@ -1,9 +1,8 @@
-//! The certificate authorities an issuer's web server is checked against: the
+//! The certificate authorities that web servers are checked against: the
 //! system's, read from where systems keep them. Never from where SSL_CERT_FILE
 //! points, which is what the usual crates do: no environment variable may
-//! decide whose keys sign for a tenant.
+//! decide whose keys sign for a tenant, or who receives what is traced.
 
-use reqwest::Certificate;
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
@@ -21,15 +20,15 @@ const BUNDLES: [&str; 5] = [
 ];
 
 /// The system's authorities; none where the system has no bundle, which only
-/// those whose keys are behind https will notice.
-pub(super) fn system() -> Vec<Certificate> {
+/// those who speak https will notice.
+pub fn system() -> Vec<CertificateDer<'static>> {
     let Some((path, bundle)) = BUNDLES
         .iter()
         .find_map(|path| Some((path, std::fs::read(path).ok()?)))
     else {
         tracing::warn!(
             looked_at = ?BUNDLES,
-            "No certificate authorities on this system, JWKS documents behind https cannot be fetched"
+            "No certificate authorities on this system, https cannot be spoken"
         );
         return Vec::new();
     };
@@ -43,11 +42,10 @@ pub(super) fn system() -> Vec<Certificate> {
 }
 
 /// One certificate that rustls does not take must not cost all the others.
-fn usable(bundle: &[u8]) -> Vec<Certificate> {
+fn usable(bundle: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(bundle)
         .filter_map(Result::ok)
         .filter(|der| RootCertStore::empty().add(der.clone()).is_ok())
-        .filter_map(|der| Certificate::from_der(&der).ok())
         .collect()
 }
 
