@@ -12,9 +12,9 @@ use crate::codes::ErrorCode;
 pub const X_TWIST_ID: &str = "X-Twist-ID";
 /// Envelope: when Shield took the message, see [`timestamp_now`].
 pub const X_TIMESTAMP: &str = "X-Timestamp";
-/// Envelope: W3C trace context.
+/// Envelope, and NATS where the message is traced: W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
-/// NATS: `<incarnation> <seq>` of the Shield that published.
+/// NATS: `<incarnation> <seq> <microseconds since the Unix epoch>` of the Shield that published.
 pub const NATS_ORIGIN: &str = "Arqon-Origin";
 /// NATS: `<incarnation> <last seq>`, on the empty message after the last one.
 pub const NATS_BEACON: &str = "Arqon-Beacon";

@@ -23,7 +23,12 @@ use arqon_spine::{
     manifest::Manifest,
     server,
 };
-use arqon_telemetry::{Metrics, log::chain};
+use arqon_telemetry::{
+    Metrics, Telemetry,
+    labels::NoLabel,
+    log::chain,
+    otlp::{self, Identity},
+};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -63,6 +68,7 @@ pub struct Shield {
     /// Ends the admin listener.
     _stop_admin: DropGuard,
     control: Arc<Control>,
+    telemetry: Telemetry,
 }
 
 /// What the drain, the status and the edge all look at.
@@ -98,6 +104,9 @@ pub enum StartError {
     /// The fleet key cannot be used.
     #[error("no access to the Spine")]
     Spine(#[from] SpineError),
+    /// Traces or metrics cannot be sent as the manifest wants it.
+    #[error("no telemetry")]
+    Telemetry(#[from] otlp::StartError),
     /// Policies cannot run here.
     #[error("no policies")]
     Policies(#[from] PolicyStartError),
@@ -158,10 +167,27 @@ impl Shield {
         };
         let public_addr = local(&public, "listen.public", manifest.listen.public)?;
         let admin_addr = local(&admin, "listen.admin", manifest.listen.admin)?;
+        let metrics = Metrics::new(manifest.telemetry.top_tenants);
+        let params = SpineParams::from_manifest(&manifest);
+        let telemetry = Telemetry::start(
+            &manifest.telemetry,
+            &Identity {
+                service: "arqon-shield",
+                instance: manifest.node.id.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                incarnation: Some(control::incarnation(params.presence.epoch)),
+            },
+            metrics.telemetry(),
+            metrics.clone(),
+        )?;
+        metrics.set_tracer(telemetry.tracer().clone());
+        if let Some(expiry) = manifest.tls.as_ref().and_then(edge::certificate_expiry) {
+            let gauge = &metrics.certificate_expiry_time_seconds;
+            gauge.get_or_create(&NoLabel).set(expiry);
+        }
         first_contact(&manifest).await?;
 
-        let metrics = Metrics::new();
-        let pool = SpinePool::new(SpineParams::from_manifest(&manifest), &metrics)?;
+        let pool = SpinePool::new(params, &metrics)?;
         let Machinery {
             host,
             compiler,
@@ -234,6 +260,7 @@ impl Shield {
             accepting,
             _stop_admin: stop_admin.drop_guard(),
             control,
+            telemetry,
         })
     }
 
@@ -279,7 +306,8 @@ impl Shield {
 
     /// Ends this Shield in order, within `drain.timeout`. Returns how many
     /// sessions the limit cut short.
-    pub async fn drain(self) -> usize {
+    pub async fn drain(mut self) -> usize {
+        let telemetry = std::mem::replace(&mut self.telemetry, Telemetry::off());
         let Parts {
             sessions,
             pool,
@@ -332,6 +360,9 @@ impl Shield {
         if timeout(SPINE_SHUTDOWN, pool.shutdown()).await.is_err() {
             tracing::warn!("The Spine did not take the last messages in time");
         }
+        if timeout(PARTING, telemetry.finish()).await.is_err() {
+            tracing::info!("The last telemetry was not taken in time");
+        }
         tracing::info!(took_ms = began.elapsed().as_millis(), "Drained");
         cut
     }
@@ -383,9 +414,10 @@ impl Parts {
             tls,
             verifier,
             readiness: Arc::clone(&self.readiness),
-            open: Box::new(move |socket, read_ahead, identity| {
+            open: Box::new(move |socket, read_ahead, identity, arrival| {
                 let context = Arc::clone(&context);
-                tasks.spawn(session::run(socket, read_ahead, identity, context));
+                let session = session::run(socket, read_ahead, identity, &arrival, context);
+                tasks.spawn(session);
             }),
             metrics: self.metrics.clone(),
         }

@@ -111,7 +111,7 @@ fn trust(refresh: Duration, min_interval: Duration, serve_stale: Duration) -> (T
         min_interval,
         serve_stale,
     };
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let trust = Trust::with_pace(&tokens(), &pool(), pace, metrics.clone());
     (trust, metrics)
 }

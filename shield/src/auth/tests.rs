@@ -19,7 +19,7 @@ use super::{AuthFailure, Identity, Role, testing::*, trust::Trust};
 use crate::control::Tenant;
 
 fn trust() -> Trust {
-    Trust::new(&tokens(), &pool(), Metrics::new())
+    Trust::new(&tokens(), &pool(), Metrics::default())
 }
 
 async fn verify_with(
@@ -290,7 +290,7 @@ async fn times_are_judged_to_the_second() {
 async fn leeway_widens_both_ends() {
     let mut tokens = tokens();
     tokens.leeway = Duration::from_secs(5);
-    let trust = Trust::new(&tokens, &pool(), Metrics::new());
+    let trust = Trust::new(&tokens, &pool(), Metrics::default());
     let acme = [tenant("acme", vec![pem_issuer(&FIRST)])];
     let check = async |claim: &str, value: u64| {
         let token = FIRST.token(&with(claim, json!(value)));
@@ -369,7 +369,7 @@ async fn development_issuers_need_a_development_manifest() {
 
     let mut tokens = tokens();
     tokens.allow_development = true;
-    let trust = Trust::new(&tokens, &pool(), Metrics::new());
+    let trust = Trust::new(&tokens, &pool(), Metrics::default());
     verify_with(&trust, &acme, &token).await.unwrap();
 }
 

@@ -1,12 +1,23 @@
 //! The report a Shield makes of itself, and the gauges that follow from the same look.
 
-use std::time::Instant;
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
-use arqon_proto::{names::TenantId, v1};
+use arqon_proto::{codes::ErrorCode, names::TenantId, v1};
+use arqon_telemetry::{
+    Counter, Family, Metrics,
+    labels::Code,
+    metrics::{Counts, TenantNumbers},
+};
 
 use super::{ControlContext, ControlParams, Tenants};
 use crate::spine::LinkState;
 
+/// Beats over which deliveries are timed: ten seconds.
+const LATELY: usize = 10;
 /// Tenants named in one beat: those with most sessions.
 const TENANTS: usize = 100;
 
@@ -15,6 +26,8 @@ const TENANTS: usize = 100;
 pub(super) struct Reporter {
     incarnation: String,
     started: Instant,
+    /// What the beats before this one saw of deliveries, the oldest first.
+    looks: Mutex<VecDeque<Counts>>,
 }
 
 /// A process as its reports name it.
@@ -30,6 +43,7 @@ impl Reporter {
         Self {
             incarnation: incarnation(epoch),
             started: Instant::now(),
+            looks: Mutex::default(),
         }
     }
 
@@ -61,6 +75,7 @@ impl Reporter {
                 tenant: tenant.to_string(),
                 sessions: clamp(*sessions),
                 rooms: clamp(rooms_of(tenant)),
+                ..numbers(context.metrics.tenants().numbers(tenant))
             });
         v1::ShieldBeat {
             shield: params.node.to_string(),
@@ -81,7 +96,49 @@ impl Reporter {
             goodbye,
             time_ms: now_ms(),
             policies: Some(context.deployer.summary()),
+            errors: sum(&context.metrics.errors),
+            delivery: self.delivery(&context.metrics),
+            slow_readers: context.metrics.slow_consumers.get(),
+            auth_failures: sum(&context.metrics.auth_failures),
         }
+    }
+
+    /// How long deliveries took of late; None where there was none.
+    fn delivery(&self, metrics: &Metrics) -> Option<v1::Latency> {
+        let histogram = &metrics.deliver_seconds;
+        let now = histogram.counts();
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.len() >= LATELY {
+            looks.pop_front();
+        }
+        let before = looks.front().cloned().unwrap_or_default();
+        looks.push_back(now.clone());
+        drop(looks);
+        let quantile = |share| {
+            let took = histogram.quantile(share, &before, &now)?;
+            Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
+        };
+        Some(v1::Latency {
+            count: now.since(&before),
+            p50_us: quantile(0.5)?,
+            p95_us: quantile(0.95)?,
+            p99_us: quantile(0.99)?,
+        })
+    }
+}
+
+/// A family over all codes.
+fn sum(family: &Family<Code, Counter>) -> u64 {
+    let of = |code: &ErrorCode| family.get(&Code(code.name())).map(|counter| counter.get());
+    ErrorCode::ALL.iter().filter_map(of).sum()
+}
+
+fn numbers(of: TenantNumbers) -> v1::TenantLoad {
+    v1::TenantLoad {
+        messages_in: of.messages_in,
+        messages_out: of.messages_out,
+        errors: of.errors,
+        ..v1::TenantLoad::default()
     }
 }
 
@@ -98,6 +155,12 @@ pub(super) fn set_gauges(tenants: &Tenants, context: &ControlContext) {
     metrics.tenant_links.set(gauge(up));
     metrics.tenants_known.set(gauge(tenants.count()));
     metrics.control_stale.set(i64::from(tenants.stale()));
+}
+
+/// Sets what must be asked of every session.
+pub(super) fn set_queue_bytes(context: &ControlContext) {
+    let bytes = i64::try_from(context.sessions.waiting_bytes());
+    context.metrics.queue_bytes.set(bytes.unwrap_or(i64::MAX));
 }
 
 fn now_ms() -> u64 {

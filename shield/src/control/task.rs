@@ -28,13 +28,15 @@ use tracing::{debug, info, warn};
 
 use super::{
     TenantChange, Tenants,
-    beat::{Reporter, set_gauges},
+    beat::{Reporter, set_gauges, set_queue_bytes},
 };
 use crate::{policy::Deployer, session::Sessions, spine::SpinePool};
 
 /// How often a Shield reports; others count it as gone after three of these.
 const BEAT: Duration = Duration::from_secs(1);
 /// The first pause between attempts, doubled up to the longest. Stale comes
+/// Bytes in queues are summed at every so many looks at the gauges.
+const QUEUES_EVERY: u32 = 5;
 /// after 30 s, so the longest leaves many attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// See `FIRST_PAUSE`.
@@ -180,6 +182,7 @@ impl Task {
         let mut gauges = interval(BEAT);
         gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut past = Past::default();
+        let mut looks = 0_u32;
         loop {
             let broken = {
                 let serve = self.serve(&mut past, &mut parting);
@@ -188,7 +191,14 @@ impl Task {
                     tokio::select! {
                         broken = &mut serve => break broken,
                         // Also while there is no connection: staleness is a gauge too.
-                        _ = gauges.tick() => set_gauges(&self.tenants, &self.context),
+                        _ = gauges.tick() => {
+                            set_gauges(&self.tenants, &self.context);
+                            // It looks at every session, so less often.
+                            if looks.is_multiple_of(QUEUES_EVERY) {
+                                set_queue_bytes(&self.context);
+                            }
+                            looks = looks.wrapping_add(1);
+                        }
                     }
                 }
             };

@@ -4,11 +4,14 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use arqon_proto::codes::ErrorCode;
-use arqon_telemetry::labels::{Code, ConnectionRefusal};
+use arqon_proto::{codes::ErrorCode, headers};
+use arqon_telemetry::{
+    TraceContext,
+    labels::{Code, ConnectionRefusal},
+};
 use axum::{
     Router,
     body::Body,
@@ -34,7 +37,7 @@ use super::{
     refusal::Refusal,
     upgrade::Offer,
 };
-use crate::auth::Identity;
+use crate::{auth::Identity, session::Arrival};
 
 /// How long a client that is sent away has to take the answer.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,7 +46,14 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 const REFUSAL_READ_BYTES: u64 = 64 * 1024;
 
 /// Where the request leaves the identity it proved, for the connection to find.
-type Proved = Arc<Mutex<Option<Identity>>>;
+type Proved = Arc<Mutex<Option<(Identity, Arrival)>>>;
+
+/// Who is at the other end, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    address: SocketAddr,
+    since: Instant,
+}
 
 /// The routes of the public listener.
 pub(super) fn router(edge: &Arc<Edge>) -> Router {
@@ -61,7 +71,7 @@ pub(super) fn router(edge: &Arc<Edge>) -> Router {
 /// Brings a connection to its session, or answers and closes it.
 pub(super) async fn handshake(
     stream: TcpStream,
-    peer: SocketAddr,
+    address: SocketAddr,
     since: Instant,
     edge: &Arc<Edge>,
     router: Router,
@@ -79,14 +89,12 @@ pub(super) async fn handshake(
             edge.metrics.handshakes.dec();
         });
         let socket = secure(stream, edge).await?;
-        request(socket, peer, edge, router).await
+        request(socket, Peer { address, since }, edge, router).await
     };
     match timeout_at(until, attempt).await {
-        Ok(Some((socket, read_ahead, identity))) => {
-            edge.metrics
-                .handshake_seconds
-                .observe(since.elapsed().as_secs_f64());
-            (edge.open)(socket, read_ahead, identity);
+        Ok(Some((socket, read_ahead, identity, arrival))) => {
+            edge.metrics.handshake_seconds.observe(since.elapsed());
+            (edge.open)(socket, read_ahead, identity, arrival);
         }
         Ok(None) => {}
         Err(_) => refused(edge, ConnectionRefusal::TimedOut),
@@ -131,10 +139,10 @@ async fn secure(stream: TcpStream, edge: &Edge) -> Option<Socket> {
 /// Serves the one request of a connection.
 async fn request(
     socket: Socket,
-    peer: SocketAddr,
+    peer: Peer,
     edge: &Edge,
     router: Router,
-) -> Option<(Socket, Bytes, Identity)> {
+) -> Option<(Socket, Bytes, Identity, Arrival)> {
     let proved = Proved::default();
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
@@ -170,33 +178,58 @@ async fn request(
     };
     let mut socket = parts.io.into_inner();
     let identity = proved.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(identity) = identity else {
+    let Some((identity, arrival)) = identity else {
         let _ = socket.shutdown().await;
         return None;
     };
     // Copied, so that hyper's buffer is not kept alive by a few bytes.
     let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
-    Some((socket, read_ahead, identity))
+    Some((socket, read_ahead, identity, arrival))
 }
 
 /// `GET /v1/socket`.
 async fn socket(
     State(edge): State<Arc<Edge>>,
     Extension(proved): Extension<Proved>,
-    Extension(peer): Extension<SocketAddr>,
+    Extension(peer): Extension<Peer>,
     request: Parts,
 ) -> Response {
+    let now = SystemTime::now();
+    let mut arrival = Arrival {
+        since: now.checked_sub(peer.since.elapsed()).unwrap_or(now),
+        judged: (now, now),
+        parent: parent_of(&request),
+    };
     match admit(&edge, &request).await {
         Ok((offer, identity)) => {
-            *proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+            arrival.judged.1 = SystemTime::now();
+            *proved.lock().unwrap_or_else(PoisonError::into_inner) = Some((identity, arrival));
             offer.accept()
         }
         Err(refusal) => {
             let Refusal { code, detail, .. } = &refusal;
-            tracing::info!(%peer, %code, detail, "Refused a connection");
+            let tracer = edge.metrics.tracer();
+            let span = tracer.failed_stranger("shield.connect", arrival.parent, arrival.since);
+            let told = span.end(Err(code.name()), |found| {
+                found.text("network.protocol.name", "websocket");
+            });
+            let peer = peer.address;
+            match told {
+                Some(told) => {
+                    let (trace_id, span_id) = (told.trace(), told.span());
+                    tracing::info!(%peer, %code, detail, trace_id, span_id, "Refused a connection");
+                }
+                None => tracing::info!(%peer, %code, detail, "Refused a connection"),
+            }
             refusal.into_response()
         }
     }
+}
+
+/// The client's own trace, if the request says one that can be read.
+fn parent_of(request: &Parts) -> Option<TraceContext> {
+    let parent = request.headers.get(headers::TRACEPARENT)?;
+    parent.to_str().ok()?.parse().ok()
 }
 
 async fn admit<'a>(edge: &Edge, request: &'a Parts) -> Result<(Offer<'a>, Identity), Refusal> {

@@ -24,13 +24,16 @@ use arqon_telemetry::Metrics;
 use bytes::Bytes;
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::{Identity, Verifier};
+use crate::{
+    auth::{Identity, Verifier},
+    session::Arrival,
+};
 
 pub use admin::{Status, StatusSource, TenantStatus, admin_router};
 pub use health::{Readiness, Unready};
 pub use listener::{bind, serve};
 pub use socket::Socket;
-pub use tls::{TlsError, acceptor};
+pub use tls::{TlsError, acceptor, certificate_expiry};
 
 /// What every connection of the public listener shares.
 pub struct Edge {
@@ -43,7 +46,7 @@ pub struct Edge {
     /// Whether sessions are accepted at all.
     pub readiness: Arc<Readiness>,
     /// Takes over an accepted socket, with what was read behind the handshake.
-    pub open: Box<dyn Fn(Socket, Bytes, Identity) + Send + Sync>,
+    pub open: Box<dyn Fn(Socket, Bytes, Identity, Arrival) + Send + Sync>,
     /// Counts.
     pub metrics: Metrics,
 }

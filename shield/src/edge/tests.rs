@@ -72,7 +72,7 @@ impl Front {
              control_creds_file = \"creds\"\nfleet_key_file = \"key\"\n"
         );
         let manifest = Manifest::parse(&text, Path::new("."), SecretMode::Unchecked).unwrap();
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let tenants = Arc::new(Tenants::new());
         if tenants_read {
             let mut records = HashMap::new();
@@ -96,7 +96,7 @@ impl Front {
             verifier: Arc::new(Verifier::new(tenants, &manifest, metrics.clone())),
             listen: manifest.listen,
             readiness: Arc::clone(&readiness),
-            open: Box::new(move |socket, read_ahead, identity| {
+            open: Box::new(move |socket, read_ahead, identity, _| {
                 let _ = open.send((socket, read_ahead, identity));
             }),
             metrics: metrics.clone(),

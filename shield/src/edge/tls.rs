@@ -29,6 +29,13 @@ pub enum TlsError {
     Unusable(#[source] rustls::Error),
 }
 
+/// Unix time at which the certificate expires; None if it does not say.
+pub fn certificate_expiry(tls: &Tls) -> Option<i64> {
+    let der = CertificateDer::from_pem_file(&tls.certificate_file).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
 /// Reads the certificate and its key.
 ///
 /// # Errors

@@ -306,8 +306,8 @@ impl Task {
             Ok((_, ms)) => {
                 info!(%digest, compile_ms = ms, "Version of a policy is ready");
                 if *ms > 0 {
-                    let seconds = f64::from(*ms) / 1000.0;
-                    self.params.metrics.policy_compile_seconds.observe(seconds);
+                    let took = Duration::from_millis((*ms).into());
+                    self.params.metrics.policy_compile_seconds.observe(took);
                 }
             }
             Err(VersionError::Fetch(error) | VersionError::Broken(error)) => {

@@ -126,7 +126,7 @@ impl Ground {
         let admin = Admin::connect(&state, &[server.url()]).await.unwrap();
         let pool = NodeId::parse("default").unwrap();
         admin.bootstrap(1, &pool).await.unwrap();
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let (policies, deployer) = deployer(NodeId::parse("shield-1").unwrap(), &metrics);
         Self {
             _folder: folder,

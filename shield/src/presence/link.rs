@@ -80,7 +80,7 @@ async fn flush(presence: &TenantPresence, node: &NodeId, client: &nats::Client, 
             first_seq: batch.first_seq,
             changes: batch.changes,
             active: batch.active,
-            traces: Vec::new(),
+            traces: batch.traces,
         };
         // What is lost here is a gap in the numbers, which Brains mend.
         if !publish(client, subjects::PRESENCE_CHANGE.to_owned(), &changes).await {

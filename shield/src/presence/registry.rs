@@ -47,9 +47,10 @@ impl Presence {
     /// of the process, for its versions must never begin again.
     pub(crate) fn of(&self, tenant: &TenantId, account: &str) -> Arc<TenantPresence> {
         let mut tenants = self.lock();
-        let presence = tenants
-            .entry(tenant.clone())
-            .or_insert_with(|| Arc::new(TenantPresence::new(self.settings, &self.metrics)));
+        let presence = tenants.entry(tenant.clone()).or_insert_with(|| {
+            let (settings, metrics) = (self.settings, &self.metrics);
+            Arc::new(TenantPresence::new(tenant.clone(), settings, metrics))
+        });
         presence.set_account(account);
         presence.clone()
     }

@@ -11,13 +11,14 @@ use std::{
 use arqon_proto::{
     codes::ErrorCode,
     envelope,
-    names::{RoomId, SessionId, UserId},
-    v1::{self, PresenceMode},
+    names::{RoomId, SessionId, TenantId, UserId},
+    v1::{self, PresenceMode, PresenceTraceKind},
 };
 use arqon_spine::manifest::Manifest;
 use arqon_telemetry::{
-    Metrics,
+    Metrics, Span, TraceContext,
     labels::{Code, PresenceVerdict, PresenceWord},
+    metrics::TenantMeter,
 };
 use prost::Message as _;
 use tokio::sync::Notify;
@@ -40,13 +41,17 @@ pub(crate) struct Entrant {
     pub(crate) meta: BTreeMap<String, String>,
     /// Of the JOIN: the first state carries it.
     pub(crate) reference: u64,
+    /// The span of the JOIN, where it is traced.
+    pub(crate) cause: Option<TraceContext>,
 }
 
 /// Presence of one tenant.
 #[derive(Debug)]
 pub(crate) struct TenantPresence {
     settings: PresenceSettings,
+    tenant: TenantId,
     metrics: Metrics,
+    meter: Arc<TenantMeter>,
     state: Mutex<State>,
     /// Snapshots that were asked for lately, over whichever connection.
     pub(super) requests: Requests,
@@ -73,6 +78,10 @@ pub struct PresenceSettings {
     pub message_bytes: usize,
 }
 
+/// Traced changes of one event that are followed.
+const DELIVERIES: usize = 64;
+/// Who hears nothing of a change for so long will not be timed by it.
+const TIMED: Duration = Duration::from_secs(10);
 /// Rooms that are asked for again are so by this pace, but all within `SPREAD`.
 const SPREAD_STEP: Duration = Duration::from_millis(2);
 /// See `SPREAD_STEP`.
@@ -109,6 +118,8 @@ struct State {
     account: String,
     writer: Writer,
     changed_at: Option<Instant>,
+    /// One change at a time is timed until Brain tells of it.
+    timed: Option<(u64, Instant)>,
     views: HashMap<RoomId, View>,
     restless: HashSet<RoomId>,
 }
@@ -122,18 +133,33 @@ pub(super) struct Question {
     pub(super) after_seq: u64,
 }
 
+// === impl State ===
+
+impl State {
+    fn changed(&mut self) {
+        let now = Instant::now();
+        self.changed_at = Some(now);
+        if self.timed.is_none_or(|(_, since)| now - since > TIMED) {
+            self.timed = Some((self.writer.summary().seq, now));
+        }
+    }
+}
+
 // === impl TenantPresence ===
 
 impl TenantPresence {
-    pub(super) fn new(settings: PresenceSettings, metrics: &Metrics) -> Self {
+    pub(super) fn new(tenant: TenantId, settings: PresenceSettings, metrics: &Metrics) -> Self {
         Self {
             settings,
+            meter: metrics.tenants().of(&tenant),
+            tenant,
             metrics: metrics.clone(),
             requests: Requests::default(),
             state: Mutex::new(State {
                 account: String::new(),
                 writer: Writer::new(settings.epoch),
                 changed_at: None,
+                timed: None,
                 views: HashMap::new(),
                 restless: HashSet::new(),
             }),
@@ -150,12 +176,16 @@ impl TenantPresence {
             mode,
             meta,
             reference,
+            cause,
         } = entrant;
         let session = outbox.session();
         let mut state = self.lock();
         if matches!(mode, PresenceMode::Count | PresenceMode::Full) {
             state.writer.put(&room, session, &user, meta, now_ms());
-            state.changed_at = Some(Instant::now());
+            state.changed();
+            if let Some(cause) = cause {
+                state.writer.trace(&room, PresenceTraceKind::Change, cause);
+            }
         }
         let hears = match mode {
             PresenceMode::Full | PresenceMode::Watch => Hears::Full,
@@ -182,7 +212,7 @@ impl TenantPresence {
             return Err(ErrorCode::PresenceNotSeen);
         }
         state.writer.put(room, session, user, meta, now_ms());
-        state.changed_at = Some(Instant::now());
+        state.changed();
         drop(state);
         self.work.notify_one();
         Ok(())
@@ -217,7 +247,7 @@ impl TenantPresence {
         let mut state = self.lock();
         let removed = state.writer.remove(room, session);
         if removed {
-            state.changed_at = Some(Instant::now());
+            state.changed();
         }
         if let hash_map::Entry::Occupied(mut view) = state.views.entry(room.clone()) {
             view.get_mut().unwatch(session);
@@ -237,13 +267,21 @@ impl TenantPresence {
         self.lock().writer.active(room, session, now_ms());
     }
 
+    /// A traced message of a session that is seen in the room.
+    pub(crate) fn trace_activity(&self, room: &RoomId, session: SessionId, cause: TraceContext) {
+        let mut state = self.lock();
+        if state.writer.contains(room, session) {
+            state.writer.trace(room, PresenceTraceKind::Activity, cause);
+        }
+    }
+
     /// The room cannot be had: nobody is in it any more.
     pub(crate) fn evict(&self, room: &RoomId) {
         let mut state = self.lock();
         for session in state.writer.sessions(room) {
             state.writer.remove(room, session);
         }
-        state.changed_at = Some(Instant::now());
+        state.changed();
         state.views.remove(room);
         state.restless.remove(room);
         drop(state);
@@ -368,7 +406,9 @@ impl TenantPresence {
     pub(super) fn on_events(&self, events: &v1::PresenceEvents) {
         let now = Instant::now();
         let coverage = Coverage::of(&events.coverage);
+        let spans = self.begin_deliveries(events);
         let mut state = self.lock();
+        self.observe(&mut state, events, now);
         let State {
             views, restless, ..
         } = &mut *state;
@@ -414,8 +454,53 @@ impl TenantPresence {
         }
         let due = !restless.is_empty();
         drop(state);
+        for (span, room) in spans {
+            span.end(Ok(()), |found| {
+                found.text("messaging.system", "nats");
+                found.text("messaging.operation.type", "process");
+                found.text("messaging.operation.name", "deliver");
+                found.text("arqon.tenant", self.tenant.as_str());
+                found.text("arqon.room", room);
+            });
+        }
         if due {
             self.work.notify_one();
+        }
+    }
+
+    /// The spans of traced changes that somebody here hears of.
+    fn begin_deliveries<'e>(&self, events: &'e v1::PresenceEvents) -> Vec<(Span, &'e str)> {
+        let tracer = self.metrics.tracer();
+        if events.traces.is_empty() || !tracer.is_on() {
+            return Vec::new();
+        }
+        let views = &self.lock().views;
+        let heard = events.traces.iter().take(DELIVERIES).filter(|trace| {
+            let room = RoomId::parse(&trace.room);
+            room.is_ok_and(|room| views.contains_key(&room))
+        });
+        heard
+            .filter_map(|trace| {
+                let cause = trace.traceparent.parse().ok()?;
+                let name = "shield.deliver presence";
+                let span = tracer.follow_delivery(name, &self.meter, cause);
+                Some((span, trace.room.as_str()))
+            })
+            .collect()
+    }
+
+    /// How long Brain took to tell of a change of ours.
+    fn observe(&self, state: &mut State, events: &v1::PresenceEvents, now: Instant) {
+        let Some((seq, since)) = state.timed else {
+            return;
+        };
+        let ours = events
+            .coverage
+            .iter()
+            .find(|known| known.epoch == self.settings.epoch);
+        if ours.is_some_and(|known| known.seq >= seq) {
+            state.timed = None;
+            self.metrics.presence_seconds.observe(now - since);
         }
     }
 

@@ -15,6 +15,7 @@ use arqon_proto::{
     presence::entry_hash,
     v1,
 };
+use arqon_telemetry::TraceContext;
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -24,6 +25,8 @@ const PENDING: usize = 10_000;
 const PENDING_BYTES: usize = 1024 * 1024;
 /// Around each item of a message: its tag and its length.
 const ITEM: usize = 4;
+/// Traces that travel with one batch; a Brain reads no more.
+const TRACES: usize = 64;
 /// A session is told to be active at most this often.
 const ACTIVE_EVERY_MS: u64 = 15_000;
 
@@ -49,6 +52,8 @@ pub(super) struct Writer {
     pending_bytes: usize,
     /// Marks to be told, by what they are of.
     active: HashMap<(RoomId, SessionId), u64>,
+    /// Of changes and marks that wait to be sent.
+    traces: Vec<v1::PresenceTrace>,
     dropped: u64,
 }
 
@@ -66,6 +71,7 @@ pub(super) struct Batch {
     pub(super) first_seq: u64,
     pub(super) changes: Vec<v1::PresenceChange>,
     pub(super) active: Vec<v1::PresenceActive>,
+    pub(super) traces: Vec<v1::PresenceTrace>,
 }
 
 /// A copy of the table at one version, in the order of its pages.
@@ -88,6 +94,7 @@ impl Writer {
             pending: VecDeque::new(),
             pending_bytes: 0,
             active: HashMap::new(),
+            traces: Vec::new(),
             dropped: 0,
         }
     }
@@ -163,6 +170,22 @@ impl Writer {
         }
     }
 
+    /// What happens in a room belongs to a trace.
+    pub(super) fn trace(
+        &mut self,
+        room: &RoomId,
+        kind: v1::PresenceTraceKind,
+        cause: TraceContext,
+    ) {
+        if self.traces.len() < TRACES {
+            self.traces.push(v1::PresenceTrace {
+                room: room.to_string(),
+                traceparent: cause.to_string(),
+                kind: kind as i32,
+            });
+        }
+    }
+
     /// Whether the session is told of in the room.
     pub(super) fn contains(&self, room: &RoomId, session: SessionId) -> bool {
         self.rooms
@@ -202,7 +225,7 @@ impl Writer {
     }
 
     pub(super) fn has_marks(&self) -> bool {
-        !self.active.is_empty()
+        !self.active.is_empty() || !self.traces.is_empty()
     }
 
     /// Changes dropped since the last look.
@@ -244,8 +267,11 @@ impl Writer {
                 self.active.remove(&(room, session));
             }
         }
+        if self.pending.is_empty() {
+            batch.traces = std::mem::take(&mut self.traces);
+        }
         let some = !batch.changes.is_empty() || !batch.active.is_empty();
-        some.then_some(batch)
+        (some || !batch.traces.is_empty()).then_some(batch)
     }
 
     /// A copy of everything at the present version.

@@ -20,7 +20,7 @@ use crate::{
     session::{Frame, Outbox},
     spine::{
         counters::Counters,
-        origin::{Origin, Tracker, Verdict},
+        origin::{Origin, Stamped, Tracker, Verdict},
     },
 };
 
@@ -102,6 +102,10 @@ impl Room {
         state.members.is_empty()
     }
 
+    pub(crate) fn members(&self) -> usize {
+        self.lock().members.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().members.is_empty()
     }
@@ -149,22 +153,24 @@ impl Room {
 
 impl Delivery<'_> {
     /// A message: dropped if known or malformed, else framed once for everyone.
-    pub(crate) fn message(&mut self, origin: Origin, payload: Bytes) {
+    /// How many it was queued for.
+    pub(crate) fn message(&mut self, stamped: Stamped, payload: Bytes) -> usize {
+        let Stamped { origin, sent_us } = stamped;
         #[cfg(test)]
         if self.state.skip > 0 {
             self.state.skip -= 1;
-            return;
+            return 0;
         }
         match self.state.tracker.message(origin) {
             Verdict::Deliver => {}
             Verdict::Duplicate => {
                 self.counters.duplicates.inc();
-                return;
+                return 0;
             }
             Verdict::Gap(missed) => self.sequence_gap(missed, GapReason::SequenceJump),
         }
         if self.state.members.is_empty() {
-            return;
+            return 0;
         }
         let skipped = if self.state.without_echo == 0 {
             inspect::is_message(&payload, self.room).then_some(None)
@@ -173,15 +179,23 @@ impl Delivery<'_> {
         };
         let Some(skipped) = skipped else {
             self.counters.malformed.inc();
-            return;
+            return 0;
         };
-        let frame = Frame::binary(&payload);
+        let frame = Frame::message(&payload, sent_us);
+        let mut queued = 0;
         for member in &self.state.members {
             if !member.echo && Some(member.session) == skipped {
                 continue;
             }
             member.outbox.push_message(self.room, &frame);
+            queued += 1;
         }
+        queued
+    }
+
+    /// The room.
+    pub(crate) fn room(&self) -> &RoomId {
+        self.room
     }
 
     /// The last number a silent publisher used.

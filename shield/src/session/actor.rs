@@ -14,17 +14,22 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arqon_policy::{Sender, Shown};
 use arqon_proto::{
     codes::{CloseCode, ErrorCode},
-    envelope,
+    envelope, headers,
     names::{RoomId, SessionId},
     v1::Opcode,
 };
-use arqon_telemetry::labels::{CloseReason, Code};
+use arqon_telemetry::{
+    Span, TraceContext,
+    labels::{CloseReason, Code},
+    metrics::TenantMeter,
+    trace::Kind,
+};
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::{
@@ -33,12 +38,16 @@ use tokio::{
 };
 
 use super::{
+    arrival::Arrival,
     context::SessionContext,
     frame::Frame,
     gate::Gate,
     outbox::{Entry, Load, Outbox, Take},
     registry::Registration,
-    state::{Action, Actions, EnterRequest, MetaRequest, Now, PresenceRequest, Refusal, State},
+    state::{
+        Action, Actions, EnterRequest, MetaRequest, Now, PresenceRequest, PublishRequest, Refusal,
+        State,
+    },
     timers::{Due, Timers, TokenLife},
     wire::{CLOSE_TOO_BIG, Inbound, Wire},
     work::{self, Outcome, Work},
@@ -80,6 +89,12 @@ pub struct Session<S> {
     sender: Option<Arc<Sender>>,
     /// Publishes whose ACK is owed, once any was wanted.
     unconfirmed: Option<Arc<AtomicU32>>,
+    /// When the oldest message of the batch was published; 0 if there is none.
+    batch_sent_us: u64,
+    /// What the tenant's sessions count on.
+    meter: Arc<TenantMeter>,
+    /// The session's own span, for its log lines.
+    trace: Option<Box<TraceContext>>,
     phase: Phase,
     registration: Option<Registration>,
     ctx: Arc<SessionContext>,
@@ -124,7 +139,13 @@ enum End {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Starts the session of a socket whose upgrade was accepted. `read_ahead`
     /// is what was read behind the handshake.
-    pub fn new(socket: S, read_ahead: Bytes, identity: Identity, ctx: Arc<SessionContext>) -> Self {
+    pub fn new(
+        socket: S,
+        read_ahead: Bytes,
+        identity: Identity,
+        arrival: &Arrival,
+        ctx: Arc<SessionContext>,
+    ) -> Self {
         let now = now();
         let session = SessionId::new();
         let outbox = Arc::new(Outbox::new(session, ctx.outbox.clone()));
@@ -136,6 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         outbox.push_own(Frame::envelope(&welcome));
         ctx.metrics.sessions_opened.inc();
         ctx.metrics.sessions.inc();
+        let meter = ctx.metrics.tenants().of(&state.identity().tenant.id);
+        meter.opened.fetch_add(1, Ordering::Relaxed);
         let mut this = Self {
             wire: Wire::new(socket, read_ahead, ctx.limits.max_frame_bytes as usize),
             batch: VecDeque::new(),
@@ -150,12 +173,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             link: None,
             sender: None,
             unconfirmed: None,
+            batch_sent_us: 0,
+            meter,
+            trace: None,
             phase: Phase::Open,
             registration: None,
             ctx,
         };
         this.register();
+        this.connected(arrival);
         this
+    }
+
+    /// Has the tenant's way to the Spine opened, and tells of the connect.
+    fn connected(&mut self, arrival: &Arrival) {
+        let tracer = self.ctx.metrics.tracer();
+        let span = arrival.span(tracer, &self.meter);
+        let cause = span.context();
+        let tenant = self.state.identity().tenant.clone();
+        if !self.outbox.is_closing() {
+            // Whoever connects joins. Refused only while the Shield stops.
+            self.link = self.ctx.pool.link(&tenant, cause).ok();
+        }
+        span.end(Ok(()), |found| {
+            found.text("arqon.tenant", tenant.id.as_str());
+            found.text("arqon.session", self.outbox.session().to_string());
+            found.text("network.protocol.name", "websocket");
+        });
+        self.trace = cause.map(Box::new);
+        let (tenant, session) = (&tenant.id, self.outbox.session());
+        match cause {
+            Some(own) => {
+                let (trace_id, span_id) = (own.trace(), own.span());
+                tracing::debug!(%tenant, %session, trace_id, span_id, "Session opened");
+            }
+            None => tracing::debug!(%tenant, %session, "Session opened"),
+        }
     }
 
     /// Registered first and checked after, so that no order for a whole tenant
@@ -176,7 +229,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         {
             self.outbox.close(CloseCode::TenantGone);
         }
-        tracing::debug!(tenant = %tenant.id, session = %self.outbox.session(), "Session opened");
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -205,6 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if heard > 0 {
             self.timers.heard(Instant::now());
             self.ctx.counters.bytes_in(heard);
+            self.meter.bytes_in.fetch_add(heard, Ordering::Relaxed);
         }
         end
     }
@@ -233,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Inbound::Illegal(code) => return Poll::Ready(End::Illegal(code)),
                 Inbound::Lost => return Poll::Ready(End::Lost),
             };
-            self.perform(actions);
+            self.perform(actions, None);
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -267,32 +320,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     fn on_outcome(&mut self, outcome: Outcome) {
-        let actions = match outcome {
+        let (actions, cause) = match outcome {
             Outcome::Joined {
                 request,
                 result,
                 link,
+                cause,
             } => {
                 self.link = link;
-                self.state.on_joined(request, result)
+                (self.state.on_joined(request, result), cause)
             }
             Outcome::Published {
                 room,
                 reference,
                 result,
                 link,
+                cause,
             } => {
                 self.link = link;
-                self.state.on_published(&room, reference, result, now())
+                if result.is_ok() {
+                    self.meter.messages_in.fetch_add(1, Ordering::Relaxed);
+                    self.trace_activity(&room, cause);
+                }
+                let actions = self.state.on_published(&room, reference, result, now());
+                (actions, cause)
             }
             Outcome::Refreshed { reference, result } => {
-                self.state.on_refreshed(reference, *result, now())
+                (self.state.on_refreshed(reference, *result, now()), None)
             }
         };
-        self.perform(actions);
+        self.perform(actions, cause);
     }
 
-    fn perform(&mut self, actions: Actions) {
+    /// `cause` is the traced operation that the actions follow from.
+    fn perform(&mut self, actions: Actions, cause: Option<TraceContext>) {
         for action in actions {
             match action {
                 Action::Send(envelope) => self.outbox.push_own(Frame::envelope(&envelope)),
@@ -301,9 +362,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Action::Join(request) => {
                     let member = work::member(&self.outbox, request.echo);
                     let joined = Frame::envelope(&request.joined());
-                    self.work = Some(work::join(self.way(), request, member, joined));
+                    let tracer = self.ctx.metrics.tracer();
+                    let parent = request.parent;
+                    let span = tracer.begin("shield.join", Kind::Server, &self.meter, parent, || 1);
+                    self.work = Some(work::join(self.way(), request, member, joined, span));
                 }
-                Action::Publish(request) => {
+                Action::Publish(mut request) => {
+                    let span = self.begin_publish(&mut request);
                     self.mark_active(&request.room);
                     let unconfirmed = request.ack.then(|| {
                         let count = self.unconfirmed.get_or_insert_default();
@@ -318,13 +383,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                         *request,
                         outbox,
                         unconfirmed,
+                        span,
+                        self.ctx.metrics.clone(),
                     ));
                 }
                 Action::Refresh(request) => {
                     let verifier = self.ctx.verifier.clone();
                     self.work = Some(work::refresh(verifier, request));
                 }
-                Action::Enter(request) => self.enter(request),
+                Action::Enter(request) => self.enter(request, cause),
                 Action::SetMeta(request) => self.set_meta(request),
                 Action::AskPresence(request) => self.ask_presence(&request),
                 Action::TokenChanged => {
@@ -348,6 +415,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         } = refusal;
         let label = Code(code.name());
         self.ctx.metrics.errors.get_or_create(&label).inc();
+        self.meter.errors.fetch_add(1, Ordering::Relaxed);
+        if is_quota(code) {
+            self.ctx.metrics.quota_hits.get_or_create(&label).inc();
+        }
         let error = match shown {
             None => envelope::error(code, &room, reference, None, retry_after_ms),
             Some(Shown { binding, reason }) => {
@@ -357,7 +428,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.outbox.push_own(Frame::envelope(&error));
     }
 
-    fn enter(&self, request: EnterRequest) {
+    /// The span of a publication. If it is traced the message says so, with the
+    /// client's own word on sampling, which is for other clients.
+    fn begin_publish(&self, request: &mut PublishRequest) -> Span {
+        let tracer = self.ctx.metrics.tracer();
+        let (parent, at) = (request.parent, request.at);
+        let members = || {
+            let link = self.link.as_ref();
+            link.map_or(1, |link| link.members(&request.room))
+        };
+        let span = tracer.begin_at(
+            "shield.publish",
+            Kind::Producer,
+            &self.meter,
+            parent,
+            members,
+            || at.wall.into(),
+        );
+        if let Some(own) = span.context() {
+            let told = TraceContext {
+                sampled: parent.is_none_or(|parent| parent.sampled),
+                ..own
+            };
+            let headers = &mut request.message.headers;
+            headers.insert(headers::TRACEPARENT.to_owned(), told.to_string());
+        }
+        span
+    }
+
+    /// A traced message is followed to Brain, where its sender is seen.
+    fn trace_activity(&self, room: &RoomId, cause: Option<TraceContext>) {
+        if let (Some(link), Some(cause)) = (&self.link, cause) {
+            link.presence()
+                .trace_activity(room, self.outbox.session(), cause);
+        }
+    }
+
+    fn enter(&self, request: EnterRequest, cause: Option<TraceContext>) {
         let Some(link) = &self.link else {
             return;
         };
@@ -368,6 +475,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             mode: request.mode,
             meta: request.meta,
             reference: request.reference,
+            cause,
         });
     }
 
@@ -444,7 +552,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     fn poll_outbox(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..BATCHES_PER_POLL {
             match self.wire.poll_write(cx, &mut self.batch, &mut self.written) {
-                Poll::Ready(Ok(())) => self.stalled = None,
+                Poll::Ready(Ok(())) => {
+                    self.stalled = None;
+                    self.observe_delivery();
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(End::Lost),
                 Poll::Pending => {
                     self.on_stall(cx);
@@ -453,7 +564,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             }
             let written = self.take_written();
             match self.outbox.take(cx, written, &mut self.batch) {
-                Take::Frames => {}
+                Take::Frames => {
+                    let sent = self.batch.iter().find_map(|entry| entry.frame.sent_us());
+                    self.batch_sent_us = sent.unwrap_or(0);
+                }
                 Take::Close(code) => return Poll::Ready(End::Code(code)),
                 Take::Empty => {
                     return match self.wire.poll_flush(cx) {
@@ -465,6 +579,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// A batch was written: how long its oldest message took to get here.
+    fn observe_delivery(&mut self) {
+        let sent = std::mem::take(&mut self.batch_sent_us);
+        if sent > 0 {
+            // A clock behind the publisher's makes it nothing, never a wrap.
+            let took = unix_micros().saturating_sub(sent);
+            let histogram = &self.ctx.metrics.deliver_seconds;
+            histogram.observe(Duration::from_micros(took));
+        }
     }
 
     fn on_stall(&mut self, cx: &mut Context<'_>) {
@@ -480,6 +605,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let written = std::mem::take(&mut self.written);
         if written != Load::default() {
             self.ctx.counters.written(written);
+            let meter = &self.meter;
+            meter
+                .messages_out
+                .fetch_add(written.messages.into(), Ordering::Relaxed);
+            meter
+                .bytes_out
+                .fetch_add(written.bytes(), Ordering::Relaxed);
         }
         written
     }
@@ -631,8 +763,15 @@ impl<S> Session<S> {
         metrics.sessions.dec();
         let reason = CloseReason(reason);
         metrics.sessions_closed.get_or_create(&reason).inc();
+        self.meter.closed.fetch_add(1, Ordering::Relaxed);
         let (tenant, session) = (&self.state.identity().tenant.id, self.outbox.session());
-        tracing::debug!(%tenant, %session, reason = reason.0, "Session closed");
+        match &self.trace {
+            Some(own) => {
+                let (trace_id, span_id) = (own.trace(), own.span());
+                tracing::debug!(%tenant, %session, trace_id, span_id, reason = reason.0, "Session closed");
+            }
+            None => tracing::debug!(%tenant, %session, reason = reason.0, "Session closed"),
+        }
     }
 
     fn leave(&self, room: &RoomId) {
@@ -671,6 +810,23 @@ fn now() -> Now {
         instant: Instant::now(),
         wall: OffsetDateTime::now_utc(),
     }
+}
+
+fn unix_micros() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Whether a refusal says that a limit was reached.
+fn is_quota(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::RateLimited
+            | ErrorCode::RoomLimit
+            | ErrorCode::PayloadTooLarge
+            | ErrorCode::HeadersTooLarge
+            | ErrorCode::MetaTooLarge
+    )
 }
 
 fn token_life(identity: &Identity, grace: Duration, now: Now) -> TokenLife {

@@ -20,19 +20,36 @@ const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 /// The largest payload of a control frame, by RFC 6455 §5.5.
 const CONTROL_PAYLOAD_MAX: usize = 125;
+/// Bytes of the time in front of a frame.
+const STAMP: usize = size_of::<u64>();
 /// First byte, length byte and an eight-byte length.
 const HEADER_MAX: usize = 10;
 
 /// One whole frame, header included, ready for the socket. Cheap to clone.
+///
+/// When a message was published stands in front of its bytes: a field of its
+/// own would be paid for in every member's queue.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame(Arc<[u8]>);
 
 // === impl Frame ===
 
 impl Frame {
-    /// A binary frame that carries these bytes, for instance an encoded MESSAGE.
+    /// When the message was published, microseconds since the Unix epoch; None
+    /// of another frame, or if it is not known.
+    pub fn sent_us(&self) -> Option<u64> {
+        let (stamp, _) = self.0.split_first_chunk()?;
+        Some(u64::from_be_bytes(*stamp)).filter(|sent_us| *sent_us > 0)
+    }
+
+    /// A binary frame that carries these bytes.
     pub fn binary(payload: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(HEADER_MAX + payload.len());
+        Self::message(payload, 0)
+    }
+
+    /// A binary frame that carries an encoded MESSAGE, published then.
+    pub fn message(payload: &[u8], sent_us: u64) -> Self {
+        let mut bytes = begin(sent_us, payload.len());
         put_header(&mut bytes, BINARY, payload.len());
         bytes.extend_from_slice(payload);
         Self(bytes.into())
@@ -41,7 +58,7 @@ impl Frame {
     /// A binary frame that carries this Envelope.
     pub fn envelope(envelope: &v1::Envelope) -> Self {
         let len = envelope.encoded_len();
-        let mut bytes = Vec::with_capacity(HEADER_MAX + len);
+        let mut bytes = begin(0, len);
         put_header(&mut bytes, BINARY, len);
         envelope
             .encode(&mut bytes)
@@ -51,13 +68,13 @@ impl Frame {
 
     /// A ping without payload.
     pub fn ping() -> Self {
-        Self(Arc::from([PING, 0]))
+        Self::bare([PING, 0])
     }
 
     /// A pong with the payload of the ping it answers, cut at 125 bytes.
     pub fn pong(payload: &[u8]) -> Self {
         let payload = &payload[..payload.len().min(CONTROL_PAYLOAD_MAX)];
-        let mut bytes = Vec::with_capacity(2 + payload.len());
+        let mut bytes = begin(0, payload.len());
         put_header(&mut bytes, PONG, payload.len());
         bytes.extend_from_slice(payload);
         Self(bytes.into())
@@ -66,7 +83,7 @@ impl Frame {
     /// A close with its code and a reason, cut where a control frame ends.
     pub fn close(code: u16, reason: &str) -> Self {
         let reason = &reason[..reason.floor_char_boundary(CONTROL_PAYLOAD_MAX - 2)];
-        let mut bytes = Vec::with_capacity(4 + reason.len());
+        let mut bytes = begin(0, 2 + reason.len());
         put_header(&mut bytes, CLOSE, 2 + reason.len());
         bytes.put_u16(code);
         bytes.extend_from_slice(reason.as_bytes());
@@ -77,35 +94,54 @@ impl Frame {
     pub fn close_reply(code: Option<u16>) -> Self {
         match code {
             Some(code) => Self::close(code, ""),
-            None => Self(Arc::from([CLOSE, 0])),
+            None => Self::bare([CLOSE, 0]),
         }
+    }
+
+    /// A frame of two bytes.
+    fn bare(bytes: [u8; 2]) -> Self {
+        let mut all = begin(0, 0);
+        all.extend_from_slice(&bytes);
+        Self(all.into())
     }
 
     /// Bytes of the whole frame, header included.
     #[allow(clippy::len_without_is_empty, reason = "a frame has a header")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.as_bytes().len()
     }
 
     /// The whole frame, header included.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.0[STAMP..]
     }
 
     /// The payload behind the header.
     pub fn payload(&self) -> &[u8] {
-        let header = match self.0[1] {
+        let header = match self.as_bytes()[1] {
             126 => 4,
             127 => 10,
             _ => 2,
         };
-        &self.0[header..]
+        &self.as_bytes()[header..]
     }
+}
+
+/// Room for a frame of a payload of this length, with its time in front.
+fn begin(sent_us: u64, payload: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(STAMP + HEADER_MAX + payload);
+    bytes.put_u64(sent_us);
+    bytes
 }
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Frame({:#04x}, {} bytes)", self.0[0], self.0.len())
+        write!(
+            f,
+            "Frame({:#04x}, {} bytes)",
+            self.as_bytes()[0],
+            self.as_bytes().len()
+        )
     }
 }
 

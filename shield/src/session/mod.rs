@@ -6,6 +6,7 @@
 //! which does no input or output.
 
 mod actor;
+mod arrival;
 mod context;
 mod frame;
 mod gate;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use actor::Session;
+pub use arrival::Arrival;
 pub use context::SessionContext;
 pub use frame::Frame;
 pub use outbox::{Outbox, OutboxLimits};
@@ -41,10 +43,11 @@ pub fn run<S>(
     socket: S,
     read_ahead: Bytes,
     identity: Identity,
+    arrival: &Arrival,
     ctx: Arc<SessionContext>,
 ) -> Session<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    Session::new(socket, read_ahead, identity, ctx)
+    Session::new(socket, read_ahead, identity, arrival, ctx)
 }

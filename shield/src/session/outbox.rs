@@ -67,6 +67,7 @@ struct Counters {
     slow_reader: Counter,
     session_ended: Counter,
     gaps: Counter,
+    slow_consumers: Counter,
 }
 
 /// The queue of one session. Room registry, Spine and registry hold it by `Arc`.
@@ -173,6 +174,7 @@ impl OutboxLimits {
                     .queue_dropped
                     .get_or_create_owned(&QueueDrop::SessionEnded),
                 gaps: metrics.gaps.get_or_create_owned(&GapReason::SlowReader),
+                slow_consumers: metrics.slow_consumers.clone(),
             },
         }
     }
@@ -321,6 +323,11 @@ impl Outbox {
         self.lock().entries.shrink_to(IDLE_CAPACITY);
     }
 
+    /// Bytes that wait, those of a write begun included.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.lock().load.bytes()
+    }
+
     /// The session is over: what still waits is counted and forgotten.
     pub(super) fn end(&self) {
         let mut queue = self.lock();
@@ -422,6 +429,9 @@ impl Outbox {
             keep
         });
         queue.entries.shrink_to(IDLE_CAPACITY);
+        if queue.closing.is_none() {
+            self.limits.counters.slow_consumers.inc();
+        }
         queue.load.release(dropped);
         queue.droppable = 0;
         self.set_closing(queue, CloseCode::SlowReader);
@@ -434,6 +444,7 @@ impl Outbox {
     /// Tells what was lost, in front of the messages that came after.
     #[cold]
     fn report(&self, queue: &mut Queue, lost: Lost, batch: &mut VecDeque<Entry>) {
+        self.limits.counters.slow_consumers.inc();
         for (room, missed) in lost.0 {
             let gap = envelope::gap(room.as_str(), v1::GapReason::SlowReader, Some(missed));
             let entry = Entry {
@@ -584,7 +595,8 @@ mod tests {
     }
 
     fn outbox(max_bytes: usize, max_messages: usize, overflow: Overflow) -> Outbox {
-        let limits = OutboxLimits::new(max_bytes, max_messages, overflow, 4, 4, &Metrics::new());
+        let limits =
+            OutboxLimits::new(max_bytes, max_messages, overflow, 4, 4, &Metrics::default());
         Outbox::new(SessionId::new(), Arc::new(limits))
     }
 

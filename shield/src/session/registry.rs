@@ -94,6 +94,12 @@ impl Sessions {
         counts.map(|(id, all)| (id.clone(), all.len())).collect()
     }
 
+    /// Bytes that wait in the queues of all sessions.
+    pub fn waiting_bytes(&self) -> u64 {
+        // Outside the lock, which every new session takes.
+        self.all().iter().map(|outbox| outbox.waiting_bytes()).sum()
+    }
+
     /// Closes all sessions of a tenant; how many there were.
     pub fn close_tenant(&self, tenant: &TenantId, code: CloseCode) -> usize {
         let all: Vec<_> = match self.lock().tenants.get(tenant) {
@@ -179,7 +185,7 @@ mod tests {
     use super::{super::outbox::*, *};
 
     fn outbox() -> Arc<Outbox> {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let limits = OutboxLimits::new(1024, 16, Overflow::CloseAndReconnect, 8, 8, &metrics);
         Arc::new(Outbox::new(SessionId::new(), Arc::new(limits)))
     }

@@ -22,6 +22,8 @@ use arqon_proto::{
 };
 use time::OffsetDateTime;
 
+use arqon_telemetry::TraceContext;
+
 use crate::auth::{Identity, Role};
 
 /// Offences are counted within spans of this length.
@@ -49,7 +51,7 @@ pub struct SessionLimits {
 }
 
 /// The moment at which something happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Now {
     pub(super) instant: Instant,
     pub(super) wall: OffsetDateTime,
@@ -114,6 +116,8 @@ pub(super) struct JoinRequest {
     pub(super) echo: bool,
     pub(super) presence: PresenceMode,
     pub(super) meta: BTreeMap<String, String>,
+    /// The client's own trace.
+    pub(super) parent: Option<TraceContext>,
 }
 
 /// A room whose presence to take part in.
@@ -154,6 +158,10 @@ pub(super) struct PublishRequest {
     pub(super) caps: Caps,
     pub(super) twist: TwistId,
     pub(super) ack: bool,
+    /// When it came.
+    pub(super) at: Now,
+    /// The client's own trace.
+    pub(super) parent: Option<TraceContext>,
 }
 
 /// Who publishes.
@@ -386,9 +394,12 @@ impl State {
     fn on_room(&mut self, op: Opcode, room: RoomId, envelope: v1::Envelope, now: Now) -> Actions {
         let reference = envelope.r#ref;
         let result = match op {
-            Opcode::Join => self.join(&room, reference, envelope.body),
+            Opcode::Join => {
+                let parent = parent_of(&envelope.headers);
+                self.join(&room, reference, envelope.body, parent)
+            }
             Opcode::Leave => self.leave(&room, reference),
-            Opcode::Publish => self.publish(&room, envelope, now.wall),
+            Opcode::Publish => self.publish(&room, envelope, now),
             _ => self.presence(&room, reference, envelope.body),
         };
         match result {
@@ -403,6 +414,7 @@ impl State {
         room: &RoomId,
         reference: u64,
         body: Option<Body>,
+        parent: Option<TraceContext>,
     ) -> Result<Actions, ErrorCode> {
         let options = match body {
             Some(Body::Join(options)) => options,
@@ -428,6 +440,7 @@ impl State {
             echo: options.echo.unwrap_or(true),
             presence,
             meta: options.meta,
+            parent,
         })
         .into())
     }
@@ -444,7 +457,7 @@ impl State {
         &self,
         room: &RoomId,
         envelope: v1::Envelope,
-        wall: OffsetDateTime,
+        now: Now,
     ) -> Result<Actions, ErrorCode> {
         if envelope.payload.len() > self.max_payload() as usize {
             return Err(ErrorCode::PayloadTooLarge);
@@ -459,7 +472,11 @@ impl State {
         }
         let ack = matches!(&envelope.body, Some(Body::Publish(options)) if options.ack);
         let mut headers = envelope.headers;
-        let twist = stamp(&mut headers, wall);
+        let parent = parent_of(&headers);
+        if parent.is_none() {
+            headers.remove(headers::TRACEPARENT);
+        }
+        let twist = stamp(&mut headers, now.wall);
         let sender = v1::Sender {
             user: self.identity.user.to_string(),
             session: self.session.to_string(),
@@ -480,6 +497,8 @@ impl State {
             },
             twist,
             ack,
+            at: now,
+            parent,
         }))
         .into())
     }
@@ -582,6 +601,11 @@ fn lower(platform: u32, tenant: u32) -> u32 {
     }
 }
 
+/// The client's own trace; None where it says none, or none that can be read.
+fn parent_of(headers: &BTreeMap<String, String>) -> Option<TraceContext> {
+    headers.get(headers::TRACEPARENT)?.parse().ok()
+}
+
 /// Sets the headers that are ours; the message's id.
 fn stamp(headers: &mut BTreeMap<String, String>, wall: OffsetDateTime) -> TwistId {
     let offered = headers.get(headers::X_TWIST_ID);
@@ -592,24 +616,29 @@ fn stamp(headers: &mut BTreeMap<String, String>, wall: OffsetDateTime) -> TwistI
         twist
     });
     headers.insert(headers::X_TIMESTAMP.to_owned(), headers::timestamp(wall));
-    if let Some(parent) = headers.get(headers::TRACEPARENT)
-        && !is_traceparent(parent)
-    {
-        headers.remove(headers::TRACEPARENT);
-    }
     twist
 }
 
-/// Version 00 of W3C Trace Context, the only one there is.
-fn is_traceparent(text: &str) -> bool {
-    let hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let mut parts = text.split('-');
-    let mut next = || parts.next().unwrap_or_default();
-    let (version, trace, span, flags) = (next(), next(), next(), next());
-    let id = |part: &str, len| hex(part, len) && part.bytes().any(|b| b != b'0');
-    version == "00" && id(trace, 32) && id(span, 16) && hex(flags, 2) && parts.next().is_none()
+// === impl Now ===
+
+impl Now {
+    /// The moment by the wall clock.
+    pub(super) fn unix_micros(self) -> u64 {
+        u64::try_from(self.wall.unix_timestamp_nanos() / 1_000).unwrap_or_default()
+    }
+}
+
+// === impl Unpublished ===
+
+impl Unpublished {
+    /// The code that the client is told.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Code(code) => code.name(),
+            Self::Blocked(block) => block.code.name(),
+            Self::Limited(_) => ErrorCode::RateLimited.name(),
+        }
+    }
 }
 
 // === impl Refusal ===

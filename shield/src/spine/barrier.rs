@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arqon_proto::{
@@ -20,6 +20,7 @@ use arqon_proto::{
     names::{RoomId, TwistId},
 };
 use arqon_spine::{connect::Closed, nats, subjects};
+use arqon_telemetry::{Span, labels::Code};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot};
@@ -40,6 +41,10 @@ pub struct AckRequest {
     pub twist: TwistId,
     /// Lowered by one before the answer is queued.
     pub in_flight: Arc<AtomicU32>,
+    /// When the PUBLISH was read.
+    pub since: Instant,
+    /// Spans that end with the answer, the innermost first.
+    pub spans: [Span; 2],
 }
 
 /// Why there is no proof.
@@ -203,13 +208,24 @@ async fn trip(
 impl AckRequest {
     fn answer(self, outcome: Result<(), Unproven>, counters: &Counters) {
         let room = self.room.as_str();
+        for span in self.spans {
+            let outcome = outcome.map_err(|_| ErrorCode::AckUnknown.name());
+            span.end(outcome, |found| {
+                found.text("messaging.system", "nats");
+                found.text("messaging.message.id", self.twist.to_string());
+                found.text("arqon.room", room);
+            });
+        }
         let answer = match outcome {
             Ok(()) => {
                 counters.acked.inc();
+                counters.metrics.ack_seconds.observe(self.since.elapsed());
                 envelope::ack(room, self.reference, &self.twist)
             }
             Err(_) => {
                 counters.unknown.inc();
+                let code = Code(ErrorCode::AckUnknown.name());
+                counters.metrics.errors.get_or_create(&code).inc();
                 envelope::error(ErrorCode::AckUnknown, room, self.reference, None, 0)
             }
         };

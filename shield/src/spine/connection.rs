@@ -14,8 +14,14 @@ use arqon_spine::{
 };
 
 use super::{
-    barrier::Barrier, counters::Counters, publisher::Line, pump::Pump, settings::SpineParams,
+    barrier::Barrier,
+    counters::Counters,
+    publisher::Line,
+    pump::{Pump, Traced},
+    settings::SpineParams,
 };
+use arqon_telemetry::metrics::TenantMeter;
+
 use crate::{
     presence::{self, TenantPresence},
     rooms::Room,
@@ -79,6 +85,10 @@ pub(super) enum OpenError {
 
 impl Connection {
     /// Mints a user and connects it.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "all of it is the link's, which opens one now and then"
+    )]
     pub(super) async fn open(
         params: &SpineParams,
         fleet_key: &FleetKey,
@@ -87,6 +97,7 @@ impl Connection {
         choice: Choice,
         counters: &Arc<Counters>,
         presence: &Arc<TenantPresence>,
+        meter: &Arc<TenantMeter>,
     ) -> Result<Self, OpenError> {
         let servers: Vec<String> = params
             .servers
@@ -121,7 +132,13 @@ impl Connection {
             .run(client, user, echo, spine.closed.clone(), params.ack_timeout);
         tokio::spawn(run);
         Ok(Self {
-            pump: Pump::spawn(counters.clone()),
+            pump: Pump::spawn(
+                counters.clone(),
+                Traced {
+                    tenant: tenant.clone(),
+                    meter: meter.clone(),
+                },
+            ),
             barrier,
             fleet_key: fleet_key.public().to_owned(),
             account: account.to_owned(),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arqon_proto::{codes::ErrorCode, names::RoomId};
-use arqon_telemetry::log::chain;
+use arqon_telemetry::{Span, log::chain, trace::Kind};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -178,8 +178,26 @@ impl Shared {
             choice,
             counters,
             presence,
+            &self.meter,
         );
+        let cause = self.cause().take();
+        let span = match cause {
+            Some(cause) => {
+                let tracer = counters.metrics.tracer();
+                tracer.follow("shield.exchange", Kind::Client, cause)
+            }
+            None => Span::none(),
+        };
         // Large, and of use for milliseconds of a link's life.
-        Box::pin(open).await
+        let opened = Box::pin(open).await;
+        let outcome = opened.as_ref().map(drop).map_err(|_| "connect_failed");
+        span.end(outcome, |found| {
+            found.text("arqon.tenant", tenant.as_str());
+            found.text("messaging.system", "nats");
+            if let Ok(connection) = &opened {
+                found.text("server.address", connection.server());
+            }
+        });
+        opened
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use arqon_proto::{
     names::{RoomId, SessionId, TenantId},
 };
 use arqon_spine::{accounts::TEMPLATE_SUBS, credentials::FleetKey};
+use arqon_telemetry::{TraceContext, metrics::TenantMeter};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -25,7 +26,7 @@ use super::{
     barrier::AckRequest,
     counters::Counters,
     driver::{self, Command},
-    publisher::Publisher,
+    publisher::{Publisher, Stamp},
     settings::SpineParams,
 };
 use crate::{
@@ -66,6 +67,10 @@ pub(super) struct Shared {
     pub(super) key_in_use: Mutex<Option<String>>,
     /// Something was joined or published since the driver looked last.
     pub(super) used: AtomicBool,
+    /// What the tenant's sessions count on; held, so that it is not forgotten.
+    pub(super) meter: Arc<TenantMeter>,
+    /// The traced operation for which the connection is opened, if it is.
+    cause: Mutex<Option<TraceContext>>,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -104,6 +109,7 @@ impl TenantLink {
         presence: Arc<TenantPresence>,
     ) -> Arc<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
+        let meter = counters.metrics.tenants().of(&tenant.id);
         let shared = Arc::new(Shared {
             tenant: tenant.id.clone(),
             params: params.clone(),
@@ -122,6 +128,8 @@ impl TenantLink {
             state: watch::Sender::new(LinkState::Dormant),
             key_in_use: Mutex::default(),
             used: AtomicBool::new(false),
+            meter,
+            cause: Mutex::default(),
             commands,
         });
         tokio::spawn(driver::run(shared.clone(), receiver));
@@ -204,21 +212,22 @@ impl TenantLink {
     /// Publishes an encoded MESSAGE Envelope. `SPINE_UNAVAILABLE` at once while
     /// the connection is down; `PAYLOAD_TOO_LARGE` if it is over the account's
     /// limit, NATS headers counted. On an error nothing was handed over and
-    /// `ack` is dropped unanswered; else its ACK or ERROR comes by its outbox.
+    /// `ack` stays as it is; else it is taken, and its ACK or ERROR comes by its outbox.
     pub async fn publish(
         &self,
         room: &RoomId,
         message: Bytes,
-        mut ack: Option<AckRequest>,
+        stamp: Stamp,
+        ack: &mut Option<AckRequest>,
     ) -> Result<(), ErrorCode> {
         let shared = &*self.shared;
         // A plain load first: the flag is shared by all sessions of the tenant.
         if !shared.used.load(Ordering::Relaxed) {
             shared.used.store(true, Ordering::Relaxed);
         }
-        match self.hand_over(room, &message, &mut ack).await {
+        match self.hand_over(room, &message, stamp, ack).await {
             Err(ErrorCode::SpineUnavailable) if self.opens_soon().await => {
-                self.hand_over(room, &message, &mut ack).await
+                self.hand_over(room, &message, stamp, ack).await
             }
             result => result,
         }
@@ -239,9 +248,19 @@ impl TenantLink {
         self.shared.rooms.occupied()
     }
 
-    /// Opens the connection, if it is not open.
-    pub(super) fn wake(&self) {
+    /// Members of a room here.
+    pub(crate) fn members(&self, room: &RoomId) -> usize {
+        let room = self.shared.rooms.get(room);
+        room.map_or(0, |room| room.members())
+    }
+
+    /// Opens the connection, if it is not open. `cause` is the traced operation
+    /// that needs it.
+    pub(super) fn wake(&self, cause: Option<TraceContext>) {
         if self.state() == LinkState::Dormant {
+            if cause.is_some() {
+                *self.shared.cause() = cause;
+            }
             self.shared.order(Command::Wake);
         }
     }
@@ -311,13 +330,14 @@ impl TenantLink {
         &self,
         room: &RoomId,
         message: &Bytes,
+        stamp: Stamp,
         ack: &mut Option<AckRequest>,
     ) -> Result<(), ErrorCode> {
         let shared = &*self.shared;
-        if let Some(result) = shared.publisher.publish_now(room, message, ack) {
+        if let Some(result) = shared.publisher.publish_now(room, message, stamp, ack) {
             return result;
         }
-        let publish = shared.publisher.publish(room, message, ack);
+        let publish = shared.publisher.publish(room, message, stamp, ack);
         match tokio::time::timeout(shared.params.ack_timeout, publish).await {
             Ok(result) => result,
             Err(_) => Err(ErrorCode::SpineUnavailable),
@@ -331,7 +351,7 @@ impl TenantLink {
         if !matches!(now, LinkState::Dormant | LinkState::Connecting) {
             return false;
         }
-        self.wake();
+        self.wake(None);
         let mut state = self.shared.state.subscribe();
         let settled =
             state.wait_for(|state| !matches!(state, LinkState::Dormant | LinkState::Connecting));
@@ -364,6 +384,11 @@ impl Shared {
             occupied,
             subscriptions,
         }
+    }
+
+    /// What the connection is opened for, if that is traced.
+    pub(super) fn cause(&self) -> MutexGuard<'_, Option<TraceContext>> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An order to a driver that is gone concerns nobody any more.

@@ -33,6 +33,7 @@ mod tests;
 pub use barrier::AckRequest;
 pub use link::{LinkState, TenantLink};
 pub use pool::{LinkStats, SpineError, SpinePool};
+pub use publisher::Stamp;
 pub use settings::SpineParams;
 
 pub use crate::rooms::Member;

@@ -1,4 +1,5 @@
-//! Order, duplicates and loss, told by one header: `Arqon-Origin: <incarnation> <seq>`.
+//! Order, duplicates and loss, told by one header:
+//! `Arqon-Origin: <incarnation> <seq> <microseconds since the Unix epoch>`.
 //!
 //! The publishing Shield counts the messages of each room; a receiving Shield
 //! compares. `seq` not above the last one: a duplicate, dropped. A jump: a
@@ -23,6 +24,15 @@ pub(crate) struct Origin {
     pub(crate) incarnation: Incarnation,
     /// The number, from 1.
     pub(crate) seq: u64,
+}
+
+/// An origin and when the message was published, as a header tells both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamped {
+    /// Where it stands.
+    pub(crate) origin: Origin,
+    /// Microseconds since the Unix epoch by the publishing Shield's clock; 0 if it does not say.
+    pub(crate) sent_us: u64,
 }
 
 /// What is to be done with a message.
@@ -90,6 +100,30 @@ impl Origin {
             incarnation: Incarnation(u64::from_str_radix(incarnation, 16).ok()?),
             seq: seq.parse().ok()?,
         })
+    }
+}
+
+// === impl Stamped ===
+
+impl Stamped {
+    /// Reads a header's value; the time may be missing.
+    pub(crate) fn parse(value: &str) -> Option<Self> {
+        let after_seq = value.match_indices(' ').nth(1).map(|(at, _)| at);
+        let (origin, sent) = match after_seq {
+            Some(at) => (&value[..at], &value[at + 1..]),
+            None => (value, "0"),
+        };
+        let digits = !sent.is_empty() && sent.bytes().all(|b| b.is_ascii_digit());
+        Some(Self {
+            origin: Origin::parse(origin)?,
+            sent_us: digits.then(|| sent.parse().ok()).flatten()?,
+        })
+    }
+}
+
+impl fmt::Display for Stamped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.origin, self.sent_us)
     }
 }
 
@@ -199,6 +233,28 @@ mod tests {
             "0123456789abcdef 18446744073709551616",
         ] {
             assert_eq!(Origin::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_time_is_read_with_it_and_may_be_missing() {
+        let one = origin(0x0123_4567_89ab_cdef, 42);
+        let stamped = Stamped {
+            origin: one,
+            sent_us: 1_796_022_921_000_001,
+        };
+        assert_eq!(stamped.to_string(), "0123456789abcdef 42 1796022921000001");
+        assert_eq!(Stamped::parse(&stamped.to_string()), Some(stamped));
+        let without = Stamped::parse(&one.to_string()).unwrap();
+        assert_eq!((without.origin, without.sent_us), (one, 0));
+        for bad in [
+            "0123456789abcdef 1 ",
+            "0123456789abcdef 1 x",
+            "0123456789abcdef 1 -1",
+            "0123456789abcdef 1 2 3",
+            "0123456789abcdef 1 99999999999999999999",
+        ] {
+            assert_eq!(Stamped::parse(bad), None, "{bad:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use arqon_proto::names::TenantId;
 use arqon_spine::credentials::{CredentialsError, FleetKey};
-use arqon_telemetry::Metrics;
+use arqon_telemetry::{Metrics, TraceContext};
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
@@ -97,12 +97,17 @@ impl SpinePool {
         Ok(pool)
     }
 
-    /// The tenant's link; its connection is opened meanwhile if it is not open.
-    /// What is asked of the link before it is open waits for it.
+    /// The tenant's link; its connection is opened meanwhile if it is not open,
+    /// for `cause` if that is traced. What is asked of the link before it is
+    /// open waits for it.
     ///
     /// # Errors
     /// If the pool was shut down.
-    pub async fn link(&self, tenant: &Arc<Tenant>) -> Result<Arc<TenantLink>, SpineError> {
+    pub fn link(
+        &self,
+        tenant: &Arc<Tenant>,
+        cause: Option<TraceContext>,
+    ) -> Result<Arc<TenantLink>, SpineError> {
         let link = {
             let mut links = self.lock();
             if links.closed {
@@ -122,7 +127,7 @@ impl SpinePool {
                 link
             }
         };
-        link.wake();
+        link.wake(cause);
         Ok(link)
     }
 

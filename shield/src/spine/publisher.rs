@@ -23,6 +23,7 @@ use arqon_spine::{
     connect::Closed,
     nats::{self, connection::State as ConnectionState, message::OutboundMessage},
 };
+use arqon_telemetry::TraceContext;
 use bytes::Bytes;
 use futures_util::Sink;
 
@@ -30,7 +31,7 @@ use super::{
     barrier::{AckRequest, Barrier, Unproven},
     counters::Counters,
     numbering::Numbering,
-    origin::Origin,
+    origin::{Origin, Stamped},
 };
 
 /// Bytes of `NATS/1.0` with its line end, and of the empty line after headers.
@@ -38,6 +39,9 @@ const HEADER_FRAME: usize = "NATS/1.0\r\n\r\n".len();
 
 /// Names made once, for a lookup or an insertion would make one each time.
 pub(super) static ORIGIN: nats::HeaderName = nats::HeaderName::from_static(headers::NATS_ORIGIN);
+/// See `ORIGIN`.
+pub(super) static TRACEPARENT: nats::HeaderName =
+    nats::HeaderName::from_static(headers::TRACEPARENT);
 /// See `ORIGIN`.
 pub(super) static BEACON: nats::HeaderName = nats::HeaderName::from_static(headers::NATS_BEACON);
 
@@ -72,10 +76,20 @@ struct State {
 /// Counts a caller among those that wait.
 struct Waiting<'a>(&'a Publisher);
 
+/// What a message carries beside its Envelope.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stamp {
+    /// When it was published, microseconds since the Unix epoch.
+    pub sent_us: u64,
+    /// The span of its publication, where it is traced.
+    pub trace: Option<TraceContext>,
+}
+
 /// A message or a beacon on its way.
 struct Parcel<'a> {
     room: &'a RoomId,
     payload: &'a Bytes,
+    stamp: Stamp,
     beacon: Option<Origin>,
     /// Taken once it is handed over.
     ack: &'a mut Option<AckRequest>,
@@ -109,9 +123,10 @@ impl Publisher {
         &self,
         room: &RoomId,
         payload: &Bytes,
+        stamp: Stamp,
         ack: &mut Option<AckRequest>,
     ) -> Option<Result<(), ErrorCode>> {
-        self.count(self.send_now(&mut Parcel::message(room, payload, ack)))
+        self.count(self.send_now(&mut Parcel::message(room, payload, stamp, ack)))
     }
 
     /// As `publish_now`, after waiting for a turn while the connection's queue is full.
@@ -119,9 +134,11 @@ impl Publisher {
         &self,
         room: &RoomId,
         payload: &Bytes,
+        stamp: Stamp,
         ack: &mut Option<AckRequest>,
     ) -> Result<(), ErrorCode> {
-        let result = self.send(&mut Parcel::message(room, payload, ack)).await;
+        let mut parcel = Parcel::message(room, payload, stamp, ack);
+        let result = self.send(&mut parcel).await;
         self.count(Some(result)).unwrap_or(result)
     }
 
@@ -139,6 +156,7 @@ impl Publisher {
             let mut parcel = Parcel {
                 room: &room,
                 payload: &Bytes::new(),
+                stamp: Stamp::default(),
                 beacon: Some(origin),
                 ack: &mut None,
             };
@@ -223,15 +241,25 @@ impl Publisher {
                 None => return Poll::Ready(Ok(())),
             },
         };
-        let value = origin.to_string();
-        let name_bytes: &[u8] = name.as_ref();
-        let header_bytes = HEADER_FRAME + name_bytes.len() + ": \r\n".len() + value.len();
+        let Stamp { sent_us, trace } = parcel.stamp;
+        let value = match parcel.beacon {
+            None => Stamped { origin, sent_us }.to_string(),
+            Some(_) => origin.to_string(),
+        };
+        let trace = trace.map(|trace| trace.to_string());
+        let mut header_bytes = HEADER_FRAME + line_bytes(name, &value);
+        if let Some(trace) = &trace {
+            header_bytes += line_bytes(&TRACEPARENT, trace);
+        }
         let limit = self.max_bytes.min(line.client.max_payload());
         if header_bytes + parcel.payload.len() > limit {
             return Poll::Ready(Err(ErrorCode::PayloadTooLarge));
         }
         let mut headers = nats::HeaderMap::new();
         headers.insert(name.clone(), value);
+        if let Some(trace) = trace {
+            headers.insert(TRACEPARENT.clone(), trace);
+        }
         let message = OutboundMessage {
             subject,
             reply: None,
@@ -267,13 +295,25 @@ impl Publisher {
     }
 }
 
+/// Bytes of one header with its line end.
+fn line_bytes(name: &nats::HeaderName, value: &str) -> usize {
+    let name: &[u8] = name.as_ref();
+    name.len() + ": \r\n".len() + value.len()
+}
+
 // === impl Parcel ===
 
 impl<'a> Parcel<'a> {
-    fn message(room: &'a RoomId, payload: &'a Bytes, ack: &'a mut Option<AckRequest>) -> Self {
+    fn message(
+        room: &'a RoomId,
+        payload: &'a Bytes,
+        stamp: Stamp,
+        ack: &'a mut Option<AckRequest>,
+    ) -> Self {
         Self {
             room,
             payload,
+            stamp,
             beacon: None,
             ack,
         }

@@ -7,15 +7,16 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
-use arqon_proto::names::RoomId;
+use arqon_proto::names::{RoomId, TenantId};
 use arqon_spine::nats;
+use arqon_telemetry::{Span, Tracer, metrics::TenantMeter};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     counters::Counters,
     feeds::{Feeds, Progress},
-    origin::Origin,
-    publisher::{BEACON, ORIGIN},
+    origin::{Origin, Stamped},
+    publisher::{BEACON, ORIGIN, TRACEPARENT},
 };
 use crate::rooms::{Delivery, Room};
 
@@ -40,10 +41,10 @@ enum Order {
 // === impl Pump ===
 
 impl Pump {
-    pub(super) fn spawn(counters: Arc<Counters>) -> Self {
+    pub(super) fn spawn(counters: Arc<Counters>, tenant: Traced) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
         // The burst is our own measure of a turn; tokio's would end each at 128 messages.
-        tokio::spawn(tokio::task::unconstrained(run(receiver, counters)));
+        tokio::spawn(tokio::task::unconstrained(run(receiver, counters, tenant)));
         Self { orders }
     }
 
@@ -71,7 +72,7 @@ impl Pump {
     }
 }
 
-async fn run(mut orders: mpsc::UnboundedReceiver<Order>, counters: Arc<Counters>) {
+async fn run(mut orders: mpsc::UnboundedReceiver<Order>, counters: Arc<Counters>, tenant: Traced) {
     let mut feeds: Feeds<RoomId, Arc<Room>, nats::Subscriber> = Feeds::new();
     let mut finish = None;
     loop {
@@ -91,7 +92,7 @@ async fn run(mut orders: mpsc::UnboundedReceiver<Order>, counters: Arc<Counters>
                 let mut delivery = None;
                 while let Some(message) = next() {
                     let delivery = delivery.get_or_insert_with(|| room.deliver(&counters));
-                    carry(delivery, message, &counters);
+                    carry(delivery, message, &counters, &tenant);
                 }
             });
             match progress {
@@ -111,18 +112,59 @@ async fn run(mut orders: mpsc::UnboundedReceiver<Order>, counters: Arc<Counters>
     }
 }
 
+/// Whose messages are carried, for the traces of those that have one.
+#[derive(Debug, Clone)]
+pub(super) struct Traced {
+    pub(super) tenant: TenantId,
+    pub(super) meter: Arc<TenantMeter>,
+}
+
 /// Carries one message: without an origin it can neither be told from a
 /// duplicate nor missed, so it counts as malformed.
-fn carry(delivery: &mut Delivery<'_>, message: nats::Message, counters: &Counters) {
+fn carry(
+    delivery: &mut Delivery<'_>,
+    message: nats::Message,
+    counters: &Counters,
+    tenant: &Traced,
+) {
     let header = |name: &nats::HeaderName| {
         let headers = message.headers.as_ref()?;
-        Origin::parse(headers.get(name.clone())?.as_str())
+        Some(headers.get(name.clone())?.as_str())
     };
-    if let Some(origin) = header(&ORIGIN) {
-        delivery.message(origin, message.payload);
-    } else if let Some(origin) = header(&BEACON) {
+    if let Some(stamped) = header(&ORIGIN).and_then(Stamped::parse) {
+        let span = tenant.begin(&message, counters.metrics.tracer());
+        let bytes = message.payload.len();
+        let queued = delivery.message(stamped, message.payload);
+        span.end(Ok(()), |found| {
+            found.text("messaging.system", "nats");
+            found.text("messaging.operation.type", "process");
+            found.text("messaging.operation.name", "deliver");
+            found.text("messaging.destination.name", message.subject.as_str());
+            found.number("messaging.message.body.size", bytes);
+            found.text("arqon.tenant", tenant.tenant.as_str());
+            found.text("arqon.room", delivery.room().as_str());
+            found.number("arqon.members", queued);
+        });
+    } else if let Some(origin) = header(&BEACON).and_then(Origin::parse) {
         delivery.beacon(origin);
     } else {
         counters.malformed.inc();
+    }
+}
+
+// === impl Traced ===
+
+impl Traced {
+    /// The delivery of a message, if its publication is traced. All others have one header.
+    fn begin(&self, message: &nats::Message, tracer: &Tracer) -> Span {
+        let headers = message.headers.as_ref().filter(|all| all.len() > 1);
+        let traced = headers.filter(|_| tracer.is_on());
+        let cause = traced
+            .and_then(|headers| headers.get(TRACEPARENT.clone()))
+            .and_then(|value| value.as_str().parse().ok());
+        match cause {
+            Some(cause) => tracer.follow_delivery("shield.deliver", &self.meter, cause),
+            None => Span::none(),
+        }
     }
 }

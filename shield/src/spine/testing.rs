@@ -163,9 +163,9 @@ impl Spine {
         &self,
         params: SpineParams,
     ) -> (Arc<SpinePool>, Arc<TenantLink>, Metrics) {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let pool = SpinePool::new(params, &metrics).unwrap();
-        let link = pool.link(&self.tenant).await.unwrap();
+        let link = pool.link(&self.tenant, None).unwrap();
         up(&link).await;
         (pool, link, metrics)
     }
@@ -231,7 +231,7 @@ pub(crate) fn message(room: &RoomId, sender: SessionId, text: &str) -> Bytes {
 
 impl Ear {
     pub(crate) fn new() -> Self {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let limits = OutboxLimits::new(
             1 << 30,
             10_000_000,
@@ -270,8 +270,9 @@ impl Ear {
         text: &str,
     ) -> Result<(), ErrorCode> {
         let room = room(name);
-        link.publish(&room, message(&room, self.session, text), None)
-            .await
+        let message = message(&room, self.session, text);
+        let stamp = Stamp::default();
+        link.publish(&room, message, stamp, &mut None).await
     }
 
     /// Publishes and asks for an ACK by this reference.
@@ -290,9 +291,13 @@ impl Ear {
             reference,
             twist: TwistId::new(),
             in_flight: self.in_flight.clone(),
+            since: Instant::now().into_std(),
+            spans: Default::default(),
         };
         let message = message(&room, self.session, text);
-        let result = link.publish(&room, message, Some(ack)).await;
+        let result = link
+            .publish(&room, message, Stamp::default(), &mut Some(ack))
+            .await;
         match result {
             Ok(()) => self.asked.fetch_add(1, Ordering::AcqRel),
             Err(_) => self.in_flight.fetch_sub(1, Ordering::AcqRel),

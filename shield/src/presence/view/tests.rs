@@ -133,7 +133,14 @@ fn coverage(version: Version) -> Coverage {
 }
 
 fn outbox() -> Arc<Outbox> {
-    let limits = OutboxLimits::new(1024, 16, Overflow::CloseAndReconnect, 8, 8, &Metrics::new());
+    let limits = OutboxLimits::new(
+        1024,
+        16,
+        Overflow::CloseAndReconnect,
+        8,
+        8,
+        &Metrics::default(),
+    );
     Arc::new(Outbox::new(SessionId::new(), Arc::new(limits)))
 }
 

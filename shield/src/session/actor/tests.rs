@@ -79,7 +79,7 @@ impl Ground {
         );
         let manifest =
             Manifest::parse(&text, &std::env::temp_dir(), SecretMode::Unchecked).unwrap();
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let tenants = Arc::new(Tenants::new());
         let sessions = Arc::new(Sessions::new());
         let ctx = SessionContext::new(
@@ -163,7 +163,7 @@ async fn open(ctx: &Arc<SessionContext>, identity: Identity) -> Peer<TcpStream> 
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Peer<S> {
     async fn open(server: S, client: S, identity: Identity, ctx: &Arc<SessionContext>) -> Self {
-        let session = Session::new(server, Bytes::new(), identity, ctx.clone());
+        let session = Session::new(server, Bytes::new(), identity, &Arrival::now(), ctx.clone());
         let session = tokio::spawn(session);
         let socket = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut peer = Self { socket, session };
@@ -444,7 +444,7 @@ async fn a_stalled_reader_is_given_up_and_a_slow_one_is_told() {
     let start = async |user| {
         let (server, client) = duplex(2048);
         let identity = ground.identity(user, 600).await;
-        let session = Session::new(server, Bytes::new(), identity, ctx.clone());
+        let session = Session::new(server, Bytes::new(), identity, &Arrival::now(), ctx.clone());
         let fill = fill.clone()(&session);
         (tokio::spawn(session), client, fill)
     };

@@ -148,9 +148,16 @@ async fn a_message_over_the_accounts_limit_is_refused_and_harms_nobody() {
     let lobby = room("lobby");
     let frame = |text: &str| message(&lobby, ear.session, text);
     let overhead = frame("").len() + 4; // a longer length takes more bytes
-    let header = "NATS/1.0\r\nArqon-Origin: 0123456789abcdef 1\r\n\r\n".len();
+    let header = "NATS/1.0\r\nArqon-Origin: 0123456789abcdef 1 0\r\n\r\n".len();
     let largest = limit - header - overhead;
-    let refused = link.publish(&lobby, frame(&"x".repeat(limit)), None).await;
+    let refused = link
+        .publish(
+            &lobby,
+            frame(&"x".repeat(limit)),
+            Stamp::default(),
+            &mut None,
+        )
+        .await;
     assert_eq!(refused, Err(ErrorCode::PayloadTooLarge));
     ear.publish(&link, "lobby", &"x".repeat(largest))
         .await
@@ -210,8 +217,8 @@ async fn a_subscription_the_server_refuses_fails_the_join() {
         id: TenantId::parse("other").unwrap(),
         record: spine.tenant.record.clone(),
     });
-    let pool = SpinePool::new(spine.params("shield-a"), &Metrics::new()).unwrap();
-    let link = pool.link(&impostor).await.unwrap();
+    let pool = SpinePool::new(spine.params("shield-a"), &Metrics::default()).unwrap();
+    let link = pool.link(&impostor, None).unwrap();
     let ear = Ear::new();
     for name in ["lobby", "kitchen", "lobby"] {
         let refused = link.join(&room(name), ear.member(true)).await;

@@ -54,8 +54,8 @@ async fn a_link_that_never_connected_refuses_and_recovers() {
         ack_timeout: Duration::from_millis(200),
         ..spine.params("shield-a")
     };
-    let pool = SpinePool::new(params, &Metrics::new()).unwrap();
-    let link = pool.link(&spine.tenant).await.unwrap();
+    let pool = SpinePool::new(params, &Metrics::default()).unwrap();
+    let link = pool.link(&spine.tenant, None).unwrap();
     let ear = Ear::new();
     assert_eq!(
         ear.publish(&link, "lobby", "no").await,
@@ -88,7 +88,7 @@ async fn shutdown_waits_until_the_server_has_everything() {
         ear.publish(&link, "lobby", "late").await,
         Err(ErrorCode::SpineUnavailable)
     );
-    assert!(pool.link(&spine.tenant).await.is_err());
+    assert!(pool.link(&spine.tenant, None).is_err());
 }
 
 /// Starts the control plane of a Shield, and waits until it is informed.
@@ -145,7 +145,7 @@ async fn a_suspended_tenant_loses_sessions_and_link_and_comes_back() {
         tenants.get(id).is_some_and(|tenant| tenant.is_active())
     })
     .await;
-    let link = pool.link(&tenants.get(id).unwrap()).await.unwrap();
+    let link = pool.link(&tenants.get(id).unwrap(), None).unwrap();
     let again = Ear::new();
     again.join(&link, "lobby").await;
     again.publish(&link, "lobby", "back").await.unwrap();

@@ -240,7 +240,7 @@ async fn an_overloaded_pump_declares_what_it_lost() {
     let (held, is_held) = tokio::sync::oneshot::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let holder = std::thread::spawn(move || {
-        let counters = counters::Counters::new(&arqon_telemetry::Metrics::new());
+        let counters = counters::Counters::new(&arqon_telemetry::Metrics::default());
         let _delivery = lobby.deliver(&counters);
         held.send(()).unwrap();
         let _ = released.recv();
