@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use crate::program::{Program, Signal, free_addr, signal};
 use crate::spine::{Spine, node};
-use crate::{http, within};
+use crate::{http, moved, within};
 
 /// A Brain to be started.
 #[derive(Clone, Debug)]
@@ -75,8 +75,26 @@ impl BrainParams {
         self
     }
 
+    /// Changes `[telemetry]`: lines such as `telemetry.traces_endpoint = "…"`.
+    ///
+    /// # Panics
+    /// If that is no TOML, or of another section.
+    #[must_use]
+    pub fn telemetry(mut self, lines: &str) -> Self {
+        let changes: Table = lines.parse().expect("changes to a manifest are TOML");
+        let changes = changes["telemetry"].as_table().expect("a section");
+        for (key, value) in changes.clone() {
+            self.set("telemetry", &key, value);
+        }
+        self
+    }
+
     fn set(&mut self, section: &str, key: &str, value: impl Into<Value>) {
-        if let Value::Table(section) = &mut self.manifest[section] {
+        let section = self
+            .manifest
+            .entry(section)
+            .or_insert_with(|| Table::new().into());
+        if let Value::Table(section) = section {
             section.insert(key.to_owned(), value.into());
         }
     }
@@ -121,6 +139,12 @@ fn release() -> PathBuf {
         release.display()
     );
     release
+}
+
+impl Drop for TestBrain {
+    fn drop(&mut self) {
+        moved::note_at(self.listen);
+    }
 }
 
 // === impl TestBrain ===

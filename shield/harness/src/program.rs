@@ -107,7 +107,28 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.kill();
+        let log = self.log();
+        if let Some(line) = secret_in(&log)
+            && !std::thread::panicking()
+        {
+            panic!("a secret is in {}: {line}", self.log.display());
+        }
     }
+}
+
+/// The first line that holds a token, a credential or a seed. No log may.
+pub fn secret_in(log: &str) -> Option<&str> {
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_secret = |word: &str| {
+        let jwt = word.starts_with("eyJ") && word.matches('.').count() >= 2;
+        let base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
+        let seed = word.len() == 58 && word.starts_with('S') && word.chars().all(base32);
+        jwt || seed
+    };
+    log.lines().find(|line| {
+        let words = line.split(|c: char| !part(c));
+        words.into_iter().any(is_secret)
+    })
 }
 
 /// Sends a signal to a process that is ours.
@@ -132,4 +153,20 @@ pub fn resident_bytes(pid: u32) -> u64 {
                 .ok()
         })
         .map_or(0, |kib| kib * 1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_seeds_are_found_and_ids_are_not() {
+        let seed = format!("SU{}", "A2".repeat(28));
+        for secret in ["token=eyJhbGciOi.eyJpc3Mi.c2ln", seed.as_str()] {
+            let log = format!("fine\n{{\"x\":\"{secret}\"}}\n");
+            assert!(secret_in(&log).is_some(), "{secret}");
+        }
+        let fine = "account=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA eyJ v1.2.3";
+        assert_eq!(secret_in(fine), None);
+    }
 }

@@ -17,7 +17,7 @@ use toml::{Table, Value};
 use crate::client::Client;
 use crate::program::{Program, free_addr, shield_program};
 use crate::spine::{Spine, TestTenant, node};
-use crate::{http, within};
+use crate::{http, moved, within};
 
 /// A Shield to be started.
 #[derive(Clone, Debug)]
@@ -212,6 +212,20 @@ fn compile_command() -> CompileCommand {
     }
 }
 
+impl Drop for ShieldProcess {
+    fn drop(&mut self) {
+        moved::note_at(self.admin);
+    }
+}
+
+impl Drop for TestShield {
+    fn drop(&mut self) {
+        if let Some(shield) = &self.shield {
+            moved::note(&shield.metrics().encode());
+        }
+    }
+}
+
 // === impl TestShield ===
 
 impl TestShield {
@@ -288,7 +302,9 @@ impl TestShield {
     /// Drains it as SIGTERM would.
     pub async fn drain(mut self) {
         if let Some(shield) = self.shield.take() {
+            let metrics = shield.metrics().clone();
             within("a drain", shield.drain()).await;
+            moved::note(&metrics.encode());
         }
     }
 }

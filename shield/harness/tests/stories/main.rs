@@ -17,5 +17,6 @@ mod presence_wire;
 mod rights;
 mod rooms;
 mod rotation;
+mod telemetry;
 mod tls;
 mod wscat;
