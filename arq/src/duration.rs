@@ -66,6 +66,23 @@ pub(crate) fn words(secs: u64) -> String {
     }
 }
 
+/// `850µs`, `1.2ms`, `45ms`, `1.2s`.
+pub(crate) fn micros(micros: u64) -> String {
+    let scaled = |unit: u64, name: &str| {
+        let tenths = (micros * 10 + unit / 2) / unit;
+        if tenths >= 100 {
+            format!("{}{name}", (micros + unit / 2) / unit)
+        } else {
+            format!("{}.{}{name}", tenths / 10, tenths % 10)
+        }
+    };
+    match micros {
+        0..1_000 => format!("{micros}µs"),
+        1_000..999_500 => scaled(1_000, "ms"),
+        _ => scaled(1_000_000, "s"),
+    }
+}
+
 /// Seconds since the Unix epoch.
 pub(crate) fn now_secs() -> u64 {
     std::time::SystemTime::now()
@@ -117,6 +134,21 @@ mod tests {
         }
         assert!(parse("0s").is_err());
         assert!(parse("-1s").is_err());
+    }
+
+    #[test]
+    fn latencies_are_in_the_unit_that_fits() {
+        for (of, text) in [
+            (0, "0µs"),
+            (850, "850µs"),
+            (1_240, "1.2ms"),
+            (9_960, "10ms"),
+            (45_400, "45ms"),
+            (999_600, "1.0s"),
+            (12_000_000, "12s"),
+        ] {
+            assert_eq!(micros(of), text);
+        }
     }
 
     #[test]

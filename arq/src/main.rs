@@ -25,6 +25,7 @@ mod session;
 mod size;
 mod spine;
 mod status;
+mod stops;
 mod sub;
 mod tenant;
 

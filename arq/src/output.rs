@@ -18,7 +18,7 @@ pub(crate) struct Output {
 }
 
 /// The colours in use.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Paint {
     /// Well.
     Green,
@@ -169,7 +169,8 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     }
 }
 
-fn painted(on: bool, paint: Paint, text: &str) -> String {
+/// `text` in a colour, where `on`.
+pub(crate) fn painted(on: bool, paint: Paint, text: &str) -> String {
     if !on {
         return text.to_owned();
     }

@@ -1,5 +1,8 @@
 //! `arq status`: health, versions, connections, rooms, presence and policies, as the parts report them.
 
+mod problems;
+mod watch;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -24,9 +27,26 @@ const LISTEN: Duration = Duration::from_millis(1_600);
 /// Health, versions, connections, rooms, presence and policies
 ///
 /// Exit code 1 where something is not well.
+///
+/// With --watch it goes on: a live view of rates, latency and errors, of Shields, tenants,
+/// policies, Brains and NATS servers. q or Ctrl-C ends it, and the exit code is 0. Where stdout is
+/// no terminal it prints a block each time, and with --json an object a line.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Rates are averages since the last picture, from the counters of two reports of the same process; \
+`–` is what cannot be told yet. Latency is from reading a message to writing it to a member, over the last ten \
+seconds of one Shield; the line at the top shows the Shield with the highest p99.\n\n\
+Examples:\n  arq status\n  arq status --watch\n  arq status --watch --every 10s --json | jq '.tenants[] | {id, messages_in_per_sec}'"
+)]
 pub(crate) struct Status {
-    /// Listen for the reports of Shields and Brains this long; they come once a second
+    /// Go on, and show rates, latency and errors live
+    #[arg(long, short)]
+    watch: bool,
+    /// How often to show it anew, 1s to 1h [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = watch::parse_every, requires = "watch")]
+    every: Option<Duration>,
+    /// Listen for the reports of Shields and Brains this long; they come once a second. With
+    /// --watch: end after this long
     #[arg(long = "for", value_name = "TIME", value_parser = crate::duration::parse)]
     listen: Option<Duration>,
 }
@@ -43,6 +63,9 @@ struct Picture {
 
 /// Does what was asked.
 pub(crate) fn run(args: &Status, globals: &Globals) -> Result {
+    if args.watch {
+        return watch::run(args.every, args.listen, globals);
+    }
     let listen = args.listen.unwrap_or(LISTEN);
     let picture = with(globals, async |_, admin| look(admin, listen).await)?;
     let problems = picture.problems();
@@ -107,40 +130,12 @@ async fn look(admin: &Admin, listen: Duration) -> Result<Picture> {
 impl Picture {
     /// What is not well, one line each.
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for beat in self.shields.values().filter(|beat| !beat.ready) {
-            let why = if beat.draining {
-                "is draining"
-            } else {
-                "is not ready"
-            };
-            problems.push(format!("{} {why}", beat.shield));
-        }
-        for pool in &self.pools {
-            let served = self.tenants.iter().any(|tenant| tenant.pool == pool.name);
-            let ready = self
-                .shields
-                .values()
-                .any(|beat| beat.pool == pool.name && beat.ready);
-            if served && !ready {
-                problems.push(format!(
-                    "no Shield of pool {} is ready, so its tenants cannot connect",
-                    pool.name
-                ));
-            }
-        }
-        // No Brain at all is a choice, and told beside the problems.
-        if !self.brains.is_empty() && !self.brains.values().any(|beat| beat.warm) {
-            problems.push("no Brain is warm yet, so presence is unavailable".to_owned());
-        }
-        for tenant in &self.tenants {
-            if self.pools.iter().all(|pool| pool.name != tenant.pool) {
-                problems.push(format!(
-                    "tenant {} is of pool {}, which does not exist",
-                    tenant.id, tenant.pool
-                ));
-            }
-        }
+        let mut problems = problems::of(
+            self.shields.values(),
+            self.brains.values(),
+            self.tenants.iter(),
+            self.pools.iter(),
+        );
         problems.extend(self.policies.problems());
         problems
     }
