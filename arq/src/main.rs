@@ -28,6 +28,7 @@ mod status;
 mod stops;
 mod sub;
 mod tenant;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ enum Command {
     Sub(sub::Sub),
     Pub(publish::Publish),
     Presence(presence::Presence),
+    Trace(trace::Trace),
     Decode(decode::Decode),
     Auth(auth::Auth),
     Tenant(tenant::Tenant),
@@ -127,6 +129,7 @@ fn main() -> ExitCode {
         Command::Sub(args) => sub::run(&args, &globals),
         Command::Pub(args) => publish::run(&args, &globals),
         Command::Presence(args) => presence::run(&args, &globals),
+        Command::Trace(args) => trace::run(&args, &globals),
         Command::Decode(args) => decode::run(&args, &globals),
         Command::Auth(args) => auth::run(args, &globals),
         Command::Tenant(args) => tenant::run(args, &globals),

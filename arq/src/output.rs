@@ -169,6 +169,31 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     }
 }
 
+/// A text of others' making in one line, with what would steer a terminal, or hide or reorder what
+/// stands beside it, as escapes.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        let hides = matches!(
+            u32::from(letter),
+            0x00AD                      // soft hyphen
+                | 0x061C                // Arabic letter mark
+                | 0x200B..=0x200F       // zero width, direction marks
+                | 0x2028..=0x202E       // line separators, direction overrides
+                | 0x2060..=0x206F       // word joiner, isolates
+                | 0xFEFF                // byte order mark
+                | 0xFFF0..=0xFFFB       // specials
+                | 0xE0000..=0xE0FFF     // tags
+        );
+        if letter.is_control() || hides {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
 /// `text` in a colour, where `on`.
 pub(crate) fn painted(on: bool, paint: Paint, text: &str) -> String {
     if !on {
@@ -192,4 +217,18 @@ fn broken(error: std::io::Error) -> Failure {
         std::process::exit(0);
     }
     Failure::new(format!("cannot write to stdout: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_others_stays_in_its_line() {
+        assert_eq!(escaped("plain \"ä\" 日本"), "plain \"ä\" 日本");
+        assert_eq!(
+            escaped("a\n\x1b[2J\u{202e}b\u{200b}"),
+            "a\\n\\u{1b}[2J\\u{202e}b\\u{200b}"
+        );
+    }
 }

@@ -126,7 +126,7 @@ pub(crate) fn run(tenant: Tenant, globals: &Globals) -> Result {
 }
 
 /// A tenant's id as it was typed.
-fn parse(id: &str) -> Result<TenantId> {
+pub(crate) fn parse(id: &str) -> Result<TenantId> {
     TenantId::parse(id).map_err(|error| {
         Failure::usage(format!("`{id}` is no tenant id: {error}"))
             .hint("use 1 to 63 of a-z, 0-9 and -, not - at the ends; arqon, sys, control and brain are reserved")
