@@ -205,26 +205,8 @@ impl Bus {
 
     /// A listener of a room that has joined.
     pub(crate) fn hear(&self, arguments: &[&str]) -> Listener {
-        let arguments = [&["--json", "sub"], arguments].concat();
-        let mut child = self.folder.command(&arguments).spawn().unwrap();
-        let frames = Arc::new(Mutex::new(Vec::new()));
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let reader = {
-            let frames = frames.clone();
-            std::thread::spawn(move || {
-                for line in lines.map_while(Result::ok) {
-                    frames
-                        .lock()
-                        .unwrap()
-                        .push(serde_json::from_str(&line).unwrap());
-                }
-            })
-        };
-        let listener = Listener {
-            child,
-            frames,
-            reader: Some(reader),
-        };
+        let arguments = [&["sub"], arguments].concat();
+        let listener = Listener::start(&self.folder, &arguments);
         until("a listener joins", || listener.count("JOINED") == 1);
         listener
     }
@@ -239,22 +221,52 @@ impl Drop for Bus {
     }
 }
 
-/// An `arq sub` whose frames are kept.
+/// A command that prints an object a line, and goes on; what it prints is kept.
 pub(crate) struct Listener {
-    child: Child,
+    pub(crate) child: Child,
     frames: Arc<Mutex<Vec<serde_json::Value>>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Listener {
+    /// Starts `arq` with these arguments and `--json`.
+    pub(crate) fn start(folder: &Folder, arguments: &[&str]) -> Self {
+        let arguments = [&["--json"], arguments].concat();
+        let mut child = folder.command(&arguments).spawn().unwrap();
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let reader = {
+            let frames = frames.clone();
+            std::thread::spawn(move || {
+                for line in lines.map_while(Result::ok) {
+                    frames
+                        .lock()
+                        .unwrap()
+                        .push(serde_json::from_str(&line).unwrap());
+                }
+            })
+        };
+        Self {
+            child,
+            frames,
+            reader: Some(reader),
+        }
+    }
+
+    /// All that it has printed.
+    pub(crate) fn all(&self) -> Vec<serde_json::Value> {
+        self.frames.lock().unwrap().clone()
+    }
+
+    /// Those objects in which a field has this value.
+    pub(crate) fn with(&self, field: &str, value: &str) -> Vec<serde_json::Value> {
+        let mut all = self.all();
+        all.retain(|object| object[field] == value);
+        all
+    }
+
     pub(crate) fn frames(&self, op: &str) -> Vec<serde_json::Value> {
-        self.frames
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|frame| frame["op"] == op)
-            .cloned()
-            .collect()
+        self.with("op", op)
     }
 
     pub(crate) fn count(&self, op: &str) -> usize {

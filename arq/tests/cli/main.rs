@@ -1,7 +1,7 @@
 //! `arq` as a program: what it prints, where, and with which exit code.
 //!
 //! `offline` and `policy_offline` need nothing; `live` and `policy_live` start a real nats-server
-//! and Shield through `arq dev up`, `presence` a real Brain too.
+//! and Shield through `arq dev up`, `presence` a real Brain too; `trace` and `watch` do both.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,3 +12,5 @@ mod offline;
 mod policy_live;
 mod policy_offline;
 mod presence;
+mod trace;
+mod watch;

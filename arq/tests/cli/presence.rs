@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::sync::{Arc, Mutex};
 
-use crate::common::{Bus, Folder, build_shield, signal_pid, until};
+use crate::common::{Bus, Folder, Listener, build_shield, signal_pid, until};
 
 #[test]
 fn people_come_are_seen_and_leave() {
@@ -44,6 +44,23 @@ fn people_come_are_seen_and_leave() {
         count("PRESENCE_STATE") == 1
     });
     assert_eq!(bus.arq(&["presence", "lobby", "--count"]).ok().out, "0\n");
+
+    // A trace sees who comes and leaves, of the rooms and the user that were asked for.
+    let tracer = Listener::start(&bus.folder, &["trace", "lobby", "--presence"]);
+    let of_bob = Listener::start(&bus.folder, &["trace", "user:bob", "--presence"]);
+    for tracer in [&tracer, &of_bob] {
+        until("it listens", || tracer.with("kind", "listening").len() == 1);
+    }
+    let alice = bus.hear(&["lobby", "--presence", "--user", "alice"]);
+    let told = |field: &str| {
+        let told = tracer.with("kind", "presence");
+        told.iter().any(|event| event[field][0] == "alice")
+    };
+    until("she comes", || told("here"));
+    drop(alice);
+    until("she leaves", || told("left"));
+    assert!(of_bob.with("kind", "presence").is_empty());
+    drop((tracer, of_bob));
 
     // The Brains are counted, both warm.
     until("both Brains report", || {
