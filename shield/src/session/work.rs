@@ -30,7 +30,7 @@ use super::{
 use crate::{
     auth::{Identity, Verifier},
     control::Tenant,
-    spine::{AckRequest, LinkState, Member, SpinePool, Stamp, TenantLink},
+    spine::{AckRequest, LinkState, Member, Publication, SpinePool, Stamp, TenantLink},
 };
 
 /// A request under way.
@@ -149,71 +149,67 @@ pub(super) fn publish(
         twist,
         in_flight,
         since: at.instant,
-        spans: Default::default(),
+        trace: None,
     });
     let stamp = Stamp {
         sent_us: at.unix_micros(),
         trace: span.context(),
     };
+    let mut trace = metrics.tracer().is_on().then(|| {
+        Box::new(Publication {
+            span,
+            spine: Span::none(),
+            tenant: way.tenant.id.clone(),
+            room: room.clone(),
+            twist,
+            bytes: message.payload.len(),
+        })
+    });
     Box::pin(async move {
-        let tenant = way.tenant.id.clone();
-        let bytes = message.payload.len();
         let passed = match gate {
             Some(gate) => {
-                let policy = span.child("shield.policy", Kind::Internal);
+                let policy = trace.as_ref().map_or_else(Span::none, |trace| {
+                    trace.span.child("shield.policy", Kind::Internal)
+                });
                 let began = Instant::now();
                 let subject = publisher.subject(&way.tenant.id, &room);
                 let passed = gate.pass(subject, &mut message, &caps).await;
                 metrics.policy_seconds.observe(began.elapsed());
-                policy.end(passed.as_ref().map(drop).map_err(Unpublished::name), |_| {});
+                let outcome = passed.as_ref().map(drop).map_err(Unpublished::name);
+                policy.end(outcome, |_| {});
                 passed
             }
             None => Ok(()),
-        };
-        let describe = |found: &mut Attributes| {
-            describe(found, &tenant, &room);
-            found.text("messaging.operation.type", "send");
-            found.text("messaging.operation.name", "publish");
-            found.text("messaging.message.id", twist.to_string());
-            found.number("messaging.message.body.size", bytes);
         };
         let (result, link) = match passed {
             Ok(()) => match way.link(stamp.trace) {
                 Ok(link) => {
                     let message = message.encode_to_vec().into();
-                    let mut spans = [span.child("shield.spine", Kind::Client), span];
+                    if let Some(trace) = &mut trace {
+                        trace.spine = trace.span.child("shield.spine", Kind::Client);
+                    }
                     if let Some(ack) = &mut ack {
-                        // They end when the server is known to have it.
-                        ack.spans = std::mem::take(&mut spans);
+                        // It ends when the server is known to have the message.
+                        ack.trace = trace.take();
                     }
                     let result = link.publish(&room, message, stamp, &mut ack).await;
                     match &result {
                         Ok(()) => metrics.publish_seconds.observe(at.instant.elapsed()),
-                        Err(_) => {
-                            if let Some(ack) = &mut ack {
-                                spans = std::mem::take(&mut ack.spans);
-                            }
-                        }
-                    }
-                    for span in spans {
-                        span.end(result.map_err(ErrorCode::name), describe);
+                        Err(_) => trace = ack.and_then(|ack| ack.trace).or(trace),
                     }
                     (result.map_err(Unpublished::Code), Some(link))
                 }
-                Err(code) => {
-                    span.end(Err(code.name()), describe);
-                    (Err(Unpublished::Code(code)), None)
-                }
+                Err(code) => (Err(Unpublished::Code(code)), None),
             },
-            Err(blocked) => {
-                let told = span.end(Err(blocked.name()), describe);
-                if let Some(told) = told {
-                    let (trace_id, span_id, code) = (told.trace(), told.span(), blocked.name());
-                    tracing::debug!(%tenant, trace_id, span_id, code, "Message not published");
-                }
-                (Err(blocked), way.link)
-            }
+            Err(blocked) => (Err(blocked), way.link),
         };
+        if let Some(trace) = trace {
+            let outcome = result.as_ref().map(drop).map_err(Unpublished::name);
+            if let (Some(told), Err(code)) = (trace.end(outcome), outcome) {
+                let (trace_id, span_id) = (told.trace(), told.span());
+                tracing::debug!(trace_id, span_id, code, "Message not published");
+            }
+        }
         if let (Err(_), Some(unconfirmed)) = (&result, unconfirmed) {
             // Refused at once: no answer of the Spine will come.
             unconfirmed.fetch_sub(1, Ordering::AcqRel);

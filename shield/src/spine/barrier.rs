@@ -20,12 +20,12 @@ use arqon_proto::{
     names::{RoomId, TwistId},
 };
 use arqon_spine::{connect::Closed, nats, subjects};
-use arqon_telemetry::{Span, labels::Code};
+use arqon_telemetry::labels::Code;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot};
 
-use super::counters::Counters;
+use super::{counters::Counters, publication::Publication};
 use crate::session::{Frame, Outbox};
 
 /// Who wants to hear that a message is with the server.
@@ -43,8 +43,8 @@ pub struct AckRequest {
     pub in_flight: Arc<AtomicU32>,
     /// When the PUBLISH was read.
     pub since: Instant,
-    /// Spans that end with the answer, the innermost first.
-    pub spans: [Span; 2],
+    /// Its trace, which ends with the answer.
+    pub trace: Option<Box<Publication>>,
 }
 
 /// Why there is no proof.
@@ -208,13 +208,8 @@ async fn trip(
 impl AckRequest {
     fn answer(self, outcome: Result<(), Unproven>, counters: &Counters) {
         let room = self.room.as_str();
-        for span in self.spans {
-            let outcome = outcome.map_err(|_| ErrorCode::AckUnknown.name());
-            span.end(outcome, |found| {
-                found.text("messaging.system", "nats");
-                found.text("messaging.message.id", self.twist.to_string());
-                found.text("arqon.room", room);
-            });
+        if let Some(trace) = self.trace {
+            trace.end(outcome.map_err(|_| ErrorCode::AckUnknown.name()));
         }
         let answer = match outcome {
             Ok(()) => {

@@ -19,6 +19,7 @@ mod link;
 mod numbering;
 pub(crate) mod origin;
 mod pool;
+mod publication;
 mod publisher;
 mod pump;
 mod restore;
@@ -33,6 +34,7 @@ mod tests;
 pub use barrier::AckRequest;
 pub use link::{LinkState, TenantLink};
 pub use pool::{LinkStats, SpineError, SpinePool};
+pub use publication::Publication;
 pub use publisher::Stamp;
 pub use settings::SpineParams;
 

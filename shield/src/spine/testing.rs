@@ -292,7 +292,7 @@ impl Ear {
             twist: TwistId::new(),
             in_flight: self.in_flight.clone(),
             since: Instant::now().into_std(),
-            spans: Default::default(),
+            trace: None,
         };
         let message = message(&room, self.session, text);
         let result = link
