@@ -164,9 +164,19 @@ defmodule Brain.LinkTest do
     assert {200, "ok\n"} = get("/healthz")
     assert {503, "no connection to CONTROL\n"} = get("/readyz")
     assert {200, metrics} = get("/metrics")
-    assert metrics =~ ~r/^brain_changes_total \d+$/m
-    assert metrics =~ ~r/^brain_syncs_total\{reason="gap"\} \d+$/m
-    assert metrics =~ ~r/^brain_warm 0$/m
+    assert metrics =~ ~r/^arqon_brain_changes_total \d+$/m
+    assert metrics =~ ~r/^arqon_brain_syncs_total\{reason="gap"\} \d+$/m
+    assert metrics =~ ~r/^arqon_brain_warm 0$/m
+    assert metrics =~ ~r/^arqon_brain_beam_memory_bytes [1-9]\d+$/m
+    # The link's own.
+    assert metrics =~ ~r/^process_resident_memory_bytes [1-9]\d+$/m
+    assert metrics =~ ~r/^arqon_telemetry_spans_exported_total 0$/m
+    assert metrics =~ ~r/\n# EOF\n\z/
+    assert head("/metrics") =~ "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    # A number told is a number shown.
+    Metrics.add(:parked, 1_000_000_007)
+    {200, metrics} = get("/metrics")
+    assert metrics =~ ~r/^arqon_brain_parked_total 10000000\d\d$/m
     # Every family has its help and type once.
     types = Regex.scan(~r/^# TYPE (\S+)/m, metrics, capture: :all_but_first)
     assert types == Enum.uniq(types)
@@ -177,6 +187,51 @@ defmodule Brain.LinkTest do
     for _ <- 1..10, do: connect()
     assert {200, _} = get("/healthz")
     assert Health.parse("[::1]:80") == {{0, 0, 0, 0, 0, 0, 0, 1}, 80}
+  end
+
+  test "without the link there are no metrics, and it is said why", c do
+    start(c)
+    until(&answers?/0)
+    pid = os_pid()
+    signal("STOP", pid)
+    assert {503, "no metrics: the link does not answer\n"} = get("/metrics")
+    assert {200, "ok\n"} = get("/healthz")
+    signal("CONT", pid)
+    until(fn -> match?({200, _}, get("/metrics")) end)
+    # Those that nobody waits for any more are forgotten.
+    until(fn -> :sys.get_state(Link).scrapes == %{} end)
+
+    Supervisor.terminate_child(supervisor(), Link)
+    assert {503, "no metrics: the link is down\n"} = get("/metrics")
+    {:ok, _} = Supervisor.restart_child(supervisor(), Link)
+    until(fn -> match?({200, _}, get("/metrics")) end)
+  end
+
+  test "a link that was started again has all counts", c do
+    start(c)
+    until(&answers?/0)
+    Metrics.add(:syncs_done, 3)
+    before = Metrics.get(:syncs_done)
+    old = os_pid()
+    signal("KILL", old)
+    until(fn -> os_pid() not in [nil, old] end)
+    until(fn -> match?({200, _}, get("/metrics")) end)
+    {200, metrics} = get("/metrics")
+    assert metrics =~ ~r/^arqon_brain_syncs_done_total #{before}$/m
+  end
+
+  defp supervisor do
+    {_, pid, _, _} =
+      ExUnit.fetch_test_supervisor() |> elem(1) |> Supervisor.which_children() |> hd()
+
+    pid
+  end
+
+  defp head(path) do
+    socket = connect()
+    :ok = :gen_tcp.send(socket, "GET #{path} HTTP/1.1\r\nhost: x\r\n\r\n")
+    [head, _] = socket |> read("") |> String.split("\r\n\r\n", parts: 2)
+    head
   end
 
   defp connect do

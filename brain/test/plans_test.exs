@@ -207,7 +207,7 @@ defmodule Brain.PlansTest do
   test "each event goes to its owner, in order, and a beat to all" do
     a = Enum.find(~w(A B C D E F), &(Dispatch.shard(&1, 2) == 0))
     b = Enum.find(~w(A B C D E F), &(Dispatch.shard(&1, 2) == 1))
-    change = fn account, n -> {:changes, account, "s", 1, n, 0, Terms.encode([])} end
+    change = fn account, n -> {:changes, account, "s", 1, n, 0, [], Terms.encode([])} end
     beat = {:beat, "s", 1, 5, false, 9, 1, 1, [{a, 1, 1, 1}, {b, 2, 2, 2}]}
 
     events = [

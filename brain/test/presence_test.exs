@@ -29,7 +29,10 @@ defmodule Brain.PresenceTest do
     test "is told as it changes, and on demand" do
       ready()
       tell([changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 1), put(@e, "s1", "a", 2, 2)])])
-      {:events, @a, coverage, gone, [event]} = command(&match?({:events, @a, _, _, [_ | _]}, &1))
+
+      {:events, @a, coverage, gone, [event], _} =
+        command(&match?({:events, @a, _, _, [_ | _], _}, &1))
+
       assert coverage == [{@e, 2}] and gone == []
       assert {"a", 0, digest, 2, false, members, []} = event
       assert Enum.map(members, &elem(&1, 0)) |> Enum.sort() == ["user1", "user2"]
@@ -39,7 +42,7 @@ defmodule Brain.PresenceTest do
       assert {:answer, _, _, _, _, ^digest, _, 2, false, []} = ask("a", true)
 
       tell([changes(@a, "s1", @e, 3, [{:gone, "a", "user1", <<1, "s1">>}])])
-      {:events, @a, _, _, [event]} = command(&match?({:events, @a, _, _, [_ | _]}, &1))
+      {:events, @a, _, _, [event], _} = command(&match?({:events, @a, _, _, [_ | _], _}, &1))
       assert {"a", ^digest, _, 1, false, [], ["user1"]} = event
     end
 
@@ -64,13 +67,13 @@ defmodule Brain.PresenceTest do
       ready()
       tell([changes(@a, "s1", @e, 1, for(n <- 1..3, do: put(@e, "s1", "a", n, n)))])
 
-      {_, _, _, _, [{"a", 0, digest, 3, true, [], []}]} =
-        command(&match?({:events, _, _, _, [{"a", _, _, 3, _, _, _}]}, &1))
+      {_, _, _, _, [{"a", 0, digest, 3, true, [], []}], _} =
+        command(&match?({:events, _, _, _, [{"a", _, _, 3, _, _, _}], _}, &1))
 
       assert {_, _, _, _, "a", ^digest, _, 3, true, []} = ask("a", false)
 
       tell([changes(@a, "s1", @e, 4, [{:gone, "a", "user1", <<1, "s1">>}])])
-      command(&match?({:events, _, _, _, [{"a", ^digest, _, 2, false, [], []}]}, &1))
+      command(&match?({:events, _, _, _, [{"a", ^digest, _, 2, false, [], []}], _}, &1))
     end
   end
 
@@ -140,8 +143,8 @@ defmodule Brain.PresenceTest do
             :erlang.term_to_binary([{:gone, "a", "u", :x}]),
             :erlang.term_to_binary([1 | 2])
           ] do
-        grows(:malformed, fn -> tell([{:changes, @a, "s1", @e, 1, 1, blob}]) end)
-        grows(:malformed, fn -> tell([{:active, @a, "s1", @e, blob}]) end)
+        grows(:malformed, fn -> tell([{:changes, @a, "s1", @e, 1, 1, [], blob}]) end)
+        grows(:malformed, fn -> tell([{:active, @a, "s1", @e, [], blob}]) end)
         grows(:malformed, fn -> tell([{:page, @a, "s1", @e, 1, 1, 0, true, blob}]) end)
       end
 
@@ -158,7 +161,7 @@ defmodule Brain.PresenceTest do
       grows(:malformed, fn -> tell([changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 7)])]) end)
       # Fewer changes than were announced.
       grows(:malformed, fn ->
-        tell([{:changes, @a, "s1", @e, 1, 2, :erlang.term_to_binary([])}])
+        tell([{:changes, @a, "s1", @e, 1, 2, [], :erlang.term_to_binary([])}])
       end)
 
       assert shards == for(i <- 0..1, do: Process.whereis(Shard.name(i)))
@@ -200,7 +203,7 @@ defmodule Brain.PresenceTest do
         end
       end)
 
-      command(&match?({:events, @a, _, [@e], [{"a", _, 0, 0, false, [], ["user1"]}]}, &1))
+      command(&match?({:events, @a, _, [@e], [{"a", _, 0, 0, false, [], ["user1"]}], _}, &1))
       assert members("a") == []
     end
 
@@ -228,14 +231,17 @@ defmodule Brain.PresenceTest do
     test "a silent Shield's members leave as one event a room, and come back with its beat" do
       ready()
       tell([changes(@a, "s1", @e, 1, for(n <- 1..3, do: put(@e, "s1", "a", n, n)))])
-      command(&match?({:events, @a, _, _, [{"a", 0, _, 3, _, _, _}]}, &1))
+      command(&match?({:events, @a, _, _, [{"a", 0, _, 3, _, _, _}], _}, &1))
 
-      {_, _, coverage, gone, _} =
-        command(&match?({:events, @a, _, _, [{"a", _, 0, 0, false, [], [_, _, _]}]}, &1))
+      {_, _, coverage, gone, _, _} =
+        command(&match?({:events, @a, _, _, [{"a", _, 0, 0, false, [], [_, _, _]}], _}, &1))
 
       assert {coverage, gone} == {[], [@e]}
       alive()
-      command(&match?({:events, @a, [{@e, 3}], [], [{"a", 0, _, 3, false, [_, _, _], []}]}, &1))
+
+      command(
+        &match?({:events, @a, [{@e, 3}], [], [{"a", 0, _, 3, false, [_, _, _], []}], _}, &1)
+      )
     end
 
     @tag config: [down_after_ms: 600, forget_after_ms: 1_500]
@@ -310,7 +316,7 @@ defmodule Brain.PresenceTest do
     until(fn -> probe(&Roster.status(&1, "s2", 7)) == :visible end)
     tell([beat("s1", @e, 1_000_000_000, goodbye: true)])
     tell([changes(@a, "s2", 7, 1, [put(7, "s2", "b", 4, 1)])])
-    command(&match?({:events, @a, [{7, 1}], [@e], [_ | _]}, &1))
+    command(&match?({:events, @a, [{7, 1}], [@e], [_ | _], _}, &1))
   end
 
   test "repairs that crash leave no snapshot half applied" do
@@ -343,7 +349,7 @@ defmodule Brain.PresenceTest do
 
       tell([changes(theirs, "s1", @e, 2, [put(@e, "s1", "b", 2, 2)])])
       tell([changes(ours, "s1", @e, 2, [put(@e, "s1", "b", 2, 2)])])
-      command(&match?({:events, ^ours, [{@e, 2}], _, _}, &1))
+      command(&match?({:events, ^ours, [{@e, 2}], _, _, _}, &1))
 
       # It died between change and tick: nobody has told of room b yet.
       other.(2, true)
@@ -390,8 +396,151 @@ defmodule Brain.PresenceTest do
     tell([changes(@a, "s1", @e, 3, [{:gone, "a", "user1", <<1, "s1">>}])])
     until(fn -> version("s1") |> elem(0) == 3 end)
     Brain.Link.Credit.reset(:full)
-    {_, _, _, _, [event]} = command(&match?({:events, @a, _, _, [_ | _]}, &1))
+    {_, _, _, _, [event], _} = command(&match?({:events, @a, _, _, [_ | _], _}, &1))
     assert {"a", 0, _, 1, false, [{"user2", 1, _}], []} = event
+  end
+
+  describe "a trace" do
+    @trace <<7::128>>
+    @cause <<8::64>>
+
+    defp spans(name) do
+      command(fn
+        {:spans, spans} -> Enum.any?(spans, &(elem(&1, 0) == name))
+        _ -> false
+      end)
+      |> elem(1)
+    end
+
+    # All commands until a beat, which is the last of a second.
+    defp until_beat(so_far \\ []) do
+      case command(fn _ -> true end) do
+        {:beat, _} -> so_far
+        command -> until_beat([command | so_far])
+      end
+    end
+
+    test "of a join goes on from this Brain's span, in the event that tells of it" do
+      ready()
+      before = System.os_time(:nanosecond)
+      traced = [{"a", @trace, @cause}]
+      tell([changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 1)], traced)])
+
+      {_, _, _, _, _, [{"a", @trace, own}]} =
+        command(&match?({:events, @a, _, _, [{"a", 0, _, 1, _, _, _}], _}, &1))
+
+      assert byte_size(own) == 8 and own not in [@cause, <<0::64>>]
+      assert [{"brain.track", @trace, @cause, ^own, began, ended, about}] = spans("brain.track")
+      assert before <= began and began < ended and ended <= System.os_time(:nanosecond)
+
+      assert %{
+               "arqon.account" => @a,
+               "arqon.room" => "a",
+               "arqon.shield" => "s1",
+               "arqon.emitter" => true,
+               "arqon.told" => true
+             } = Map.new(about)
+    end
+
+    test "is told with its room to a query that waits for the change" do
+      ready()
+      grows(:parked, fn -> tell([{:query, @a, "s1", @e, 1, "a", false, 1}]) end)
+      traced = [{"a", @trace, @cause}]
+      tell([changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 1)], traced)])
+      {_, _, _, _, _, [{"a", @trace, _}]} = command(&match?({:events, @a, _, _, [_], _}, &1))
+      [span] = spans("brain.track")
+      assert {"arqon.told", true} in elem(span, 6)
+    end
+
+    test "of a message is a span for its mark, with or without one" do
+      ready()
+      traced = [{"a", @trace, @cause}]
+      tell([active(@a, "s1", @e, [], traced)])
+      assert [{"brain.activity", @trace, @cause, _, _, _, about}] = spans("brain.activity")
+      assert {"arqon.marks", 0} in about
+      tell([active(@a, "s1", @e, [{"a", "user1", <<1, "s1">>, 5}], traced)])
+      assert [{"brain.activity", @trace, @cause, _, _, _, about}] = spans("brain.activity")
+      assert {"arqon.marks", 1} in about
+    end
+
+    test "of a batch that is not applied ends unseen" do
+      ready()
+      traced = [{"a", @trace, @cause}]
+      batch = changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 1)])
+      tell([batch])
+      counted = Metrics.get(:traces)
+
+      for {why, event} <- [
+            duplicates: put_elem(batch, 6, traced),
+            gaps: changes(@a, "s1", @e, 9, [put(@e, "s1", "a", 1, 9)], traced),
+            forged: changes(@a, "s1", @e + 1, 1, [put(@e, "s1", "a", 1, 1)], traced),
+            forged: active(@a, "s1", @e + 1, [], traced),
+            malformed: changes(@a, "s1", @e, 2, [put(@e, "s1", "a", 1, 7)], traced),
+            malformed: {:active, @a, "s1", @e, traced, "no term"},
+            malformed: {:changes, @a, "s1", @e, 2, 0, [{"a", @trace, "short"}], "x"},
+            malformed: {:active, @a, "s1", @e, :none, "x"}
+          ] do
+        grows(why, fn -> tell([event]) end)
+      end
+
+      until_beat()
+      refute Enum.any?(until_beat(), &match?({:spans, _}, &1))
+      assert Metrics.get(:traces) == counted
+    end
+
+    test "that nobody began costs no command" do
+      ready()
+      until_beat()
+      tell([changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 1)])])
+      tell([active(@a, "s1", @e, [{"a", "user1", <<1, "s1">>, 5}])])
+      all = until_beat() ++ until_beat()
+      assert Enum.any?(all, &match?({:events, @a, _, _, [_], []}, &1))
+      refute Enum.any?(all, &match?({:spans, _}, &1))
+    end
+
+    @tag config: [traces: false]
+    test "that this Brain does not export is passed on as it came" do
+      ready()
+      traced = [{"a", @trace, @cause}]
+      tell([changes(@a, "s1", @e, 1, [put(@e, "s1", "a", 1, 1)], traced)])
+      tell([active(@a, "s1", @e, [], traced)])
+      {_, _, _, _, _, ^traced} = command(&match?({:events, @a, _, _, [_], _}, &1))
+      refute Enum.any?(until_beat(), &match?({:spans, _}, &1))
+    end
+
+    test "of another Brain's tenant ends when it is applied" do
+      ready()
+      tell([{:brain, "brain-2", 9, 1, true, false}])
+
+      theirs =
+        Enum.find(1..99, &(Brain.Rounds.emitter("ACC#{&1}", ["brain-1", "brain-2"]) == "brain-2"))
+
+      theirs = "ACC#{theirs}"
+      shard = Shard.name(Shard.of(theirs, 2))
+      until(fn -> :sys.get_state(shard).rounds.live == ["brain-1", "brain-2"] end)
+      tell([changes(theirs, "s1", @e, 1, [put(@e, "s1", "a", 1, 1)], [{"a", @trace, @cause}])])
+      [{"brain.track", @trace, @cause, _, _, _, about}] = spans("brain.track")
+      assert %{"arqon.emitter" => false, "arqon.told" => false} = Map.new(about)
+    end
+
+    test "gives way: spans take no credit that presence could need, and are bounded" do
+      ready()
+      # Less than half: presence goes on, spans do not.
+      Brain.Link.Credit.reset(:none)
+      Brain.Link.Credit.give(1_000_000)
+      traced = for n <- 1..64, do: {"a", <<n::128>>, @cause}
+      dropped = Metrics.get(:traces_dropped)
+
+      for n <- 1..10 do
+        tell([changes(@a, "s1", @e, n, [put(@e, "s1", "a", n, n)], traced)])
+      end
+
+      {_, _, _, _, _, [_ | _]} = command(&match?({:events, @a, _, _, [_ | _], _}, &1))
+      until(fn -> Metrics.get(:traces_dropped) >= dropped + 640 end, "dropped")
+      refute_received {:"$gen_cast", {:commands, [{_, {:spans, _}}]}}
+      until(fn -> version("s1") |> elem(0) == 10 end)
+      assert Metrics.get(:traces_dropped) == dropped + 640
+    end
   end
 
   defp version(shield), do: probe(fn r -> Roster.version(r, shield, @e, @a) end)

@@ -41,19 +41,19 @@ defmodule Brain.RoundsTest do
 
       {r, rounds} = join.(r, rounds, 1)
 
-      {rounds, [{_, {:events, _, _, _, [{"a", 0, first, 1, false, [_], []}]}}]} =
+      {rounds, [{_, {:events, _, _, _, [{"a", 0, first, 1, false, [_], []}], _}}]} =
         Rounds.tell_early(rounds, r, @account, "a", 0)
 
       assert {_, _, ^first, _} = Roster.totals(r, @account, "a")
       {r, rounds} = join.(r, rounds, 2)
       # Once a tick: whoever asks next is answered ahead of the chain.
       {rounds, []} = Rounds.tell_early(rounds, r, @account, "a", 0)
-      {rounds, [{_, {:events, _, _, _, [event]}} | _]} = Rounds.tick(rounds, r, 0, 1_000_000)
+      {rounds, [{_, {:events, _, _, _, [event], _}} | _]} = Rounds.tick(rounds, r, 0, 1_000_000)
       assert {"a", ^first, second, 2, false, [_], []} = event
 
       {r, rounds} = join.(r, rounds, 3)
 
-      assert {_, [{_, {:events, _, _, _, [{"a", ^second, _, 3, false, [_], []}]}}]} =
+      assert {_, [{_, {:events, _, _, _, [{"a", ^second, _, 3, false, [_], []}], _}}]} =
                Rounds.tell_early(rounds, r, @account, "a", 0)
     end
 

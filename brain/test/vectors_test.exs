@@ -16,6 +16,10 @@ defmodule Brain.VectorsTest do
   @s2 Base.decode16!("019E6C1D2F7B7B218D435E6F70810002")
   @s3 Base.decode16!("019E6C1D2F7B7B218D435E6F70810003")
   @s4 Base.decode16!("019E6C1D2F7B7B218D435E6F70810004")
+  @trace1 Base.decode16!("4BF92F3577B34DA6A3CE929D0E0E4736")
+  @span1 Base.decode16!("00F067AA0BA902B7")
+  @trace2 Base.decode16!("0AF7651916CD43DD8448EB211C80319C")
+  @span2 Base.decode16!("B7AD6B7169203331")
   @meta "\n\r\n\x04name\x12\x05Alice\n\x16\n\x06status\x12\x0Cgrüße 👋"
   @coverage [{@epoch, 44}, {@brain, 7}]
   @largest 576_460_752_303_423_487
@@ -40,17 +44,25 @@ defmodule Brain.VectorsTest do
     ],
     "dirty" => [{:dirty, [{@account, "shield-1"}, {@globex, "shield-1"}]}],
     "presence-active" => [
-      {:active, @account, "shield-1", @epoch,
+      {:active, @account, "shield-1", @epoch, [],
        [
          {"lobby", "alice@example.com", @s1, 1_780_000_044_123},
          {"lobby.side", "bob", @s2, 1_780_000_044_124}
        ]}
     ],
     "presence-changes" => [
-      {:changes, @account, "shield-1", @epoch, 42, 3,
+      {:changes, @account, "shield-1", @epoch, 42, 3, [],
        [{:put, @alice}, {:put, @bob}, {:gone, "lobby", "carol", @s3}]},
-      {:active, @account, "shield-1", @epoch,
+      {:active, @account, "shield-1", @epoch, [],
        [{"lobby", "alice@example.com", @s1, 1_780_000_029_123}]}
+    ],
+    "presence-activity-traced" => [
+      {:active, @account, "shield-1", @epoch, [{"lobby", @trace2, @span2}], []}
+    ],
+    "presence-changes-traced" => [
+      {:changes, @account, "shield-1", @epoch, 44, 1, [{"lobby", @trace1, @span1}],
+       [{:gone, "lobby", "carol", @s3}]},
+      {:active, @account, "shield-1", @epoch, [{"lobby.side", @trace2, @span2}], []}
     ],
     "presence-page" => [
       {:page, @account, "shield-1", @epoch, 44, 18_364_758_544_493_064_720, 3, true,
@@ -82,8 +94,9 @@ defmodule Brain.VectorsTest do
   @frames %{
     "credit" => {:credit, 300},
     "pong" => {:pong, 7},
+    "scraped" => {:scraped, 300, "# EOF\n"},
     "hello" =>
-      {:hello, 1,
+      {:hello, 2,
        %{
          count_tick_ms: 1000,
          digest_ms: 10_000,
@@ -93,12 +106,14 @@ defmodule Brain.VectorsTest do
          id: "brain-1",
          incarnation: @brain,
          listen: "127.0.0.1:8082",
+         log_format: :pretty,
          log_level: :info,
          repairs: 4,
          sessions_listed: 16,
          shards: 0,
          state_max_bytes: 524_288,
          tick_ms: 100,
+         traces: false,
          version: "0.1.0"
        }}
   }
@@ -119,8 +134,11 @@ defmodule Brain.VectorsTest do
          {"lobby", 81, @largest, 2, false, [@alice_listed], ["carol", "dörte"]},
          {"stadium", 1, 2, 10_000, true, [], []},
          {"void", 3, 0, 0, false, [], ["bob"]}
-       ]},
-    "presence-gone" => {:events, @account, [{@brain, 7}], [@epoch], []},
+       ], []},
+    "presence-events-traced" =>
+      {:events, @account, [{@epoch, 44}], [], [{"lobby", 81, 82, 2, false, [], ["carol"]}],
+       [{"lobby", @trace1, @span1}]},
+    "presence-gone" => {:events, @account, [{@brain, 7}], [@epoch], [], []},
     "presence-sync" => {:sync, @account, "shield-1", @epoch, 18_364_758_544_493_064_720},
     "record-brain-beat" =>
       {:beat,
@@ -134,7 +152,14 @@ defmodule Brain.VectorsTest do
          warm: true
        }},
     "record-presence-ask" => {:ask, "shield-1", @epoch},
-    "serve" => {:serve, true}
+    "serve" => {:serve, true},
+    "spans" =>
+      {:spans,
+       [
+         {"brain.track", @trace1, @span1, <<0x0123456789ABCDEF::64>>, 1_779_999_999_123_000_000,
+          1_779_999_999_223_000_001,
+          [{"arqon.room", "lobby"}, {"arqon.changes", 3}, {"arqon.told", true}]}
+       ]}
   }
 
   defp read(name), do: File.read!("testdata/#{name}.etf")
@@ -173,18 +198,31 @@ defmodule Brain.VectorsTest do
     assert Terms.decode(read("ping.out")) == {:ok, {:ping, 7}}
   end
 
+  # The frame holds every number of the link's catalogue: one that only one side knows ends the link.
+  test "the numbers are those of the link's catalogue" do
+    Brain.Metrics.init()
+    numbers = Brain.Metrics.numbers()
+    names = Enum.map(numbers, &elem(&1, 0))
+    assert names == Enum.uniq(names)
+    assert Enum.all?(numbers, fn {_, n} -> is_integer(n) and n >= 0 end)
+    {:ok, {:numbers, known}} = Terms.decode(read("numbers.out"))
+    assert Enum.sort(names) == known |> Enum.map(&elem(&1, 0)) |> Enum.sort()
+    assert {:ok, {:scrape, 300, ^known}} = Terms.decode(read("scrape.out"))
+  end
+
   test "the hello is a configuration" do
-    {:ok, {:hello, 1, hello}} = Terms.decode(read("hello.in"))
+    {:ok, {:hello, 2, hello}} = Terms.decode(read("hello.in"))
     assert {:ok, config} = Brain.Config.new(hello)
     assert config.shards == System.schedulers_online()
     assert Brain.Config.log_level(config) == :info
     assert {:error, _} = Brain.Config.new(Map.delete(hello, :tick_ms))
+    assert {:error, _} = Brain.Config.new(Map.delete(hello, :traces))
   end
 
   test "no file is left out" do
     known =
       for(n <- Map.keys(@incoming) ++ Map.keys(@frames), do: n <> ".in.etf") ++
-        for n <- Map.keys(@commands) ++ ["ping"], do: n <> ".out.etf"
+        for n <- Map.keys(@commands) ++ ["numbers", "ping", "scrape"], do: n <> ".out.etf"
 
     assert Enum.sort(known) ==
              "testdata/*.etf" |> Path.wildcard() |> Enum.map(&Path.basename/1) |> Enum.sort()
@@ -194,14 +232,14 @@ defmodule Brain.VectorsTest do
     assert Brain.Roster.Table.share("ACME", 7, 12_345) == 140_009_995_193_868_655
   end
 
-  defp open({:changes, a, s, e, first, count, blob}) do
+  defp open({:changes, a, s, e, first, count, traces, blob}) do
     {:ok, changes} = Terms.changes(blob, count)
-    {:changes, a, s, e, first, count, changes}
+    {:changes, a, s, e, first, count, traces, changes}
   end
 
-  defp open({:active, a, s, e, blob}) do
+  defp open({:active, a, s, e, traces, blob}) do
     {:ok, marks} = Terms.marks(blob)
-    {:active, a, s, e, marks}
+    {:active, a, s, e, traces, marks}
   end
 
   defp open({:page, a, s, e, seq, request, n, last?, blob}) do

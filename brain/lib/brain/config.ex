@@ -30,12 +30,16 @@ defmodule Brain.Config do
           forget_after_ms: pos_integer,
           digest_ms: pos_integer,
           repairs: pos_integer,
-          log_level: atom | binary
+          traces: boolean,
+          log_level: atom | binary,
+          log_format: :json | :pretty
         }
 
   @doc "Checks a hello. No shards given: one for each scheduler."
   @spec new(term) :: {:ok, t} | {:error, String.t()}
-  def new(%{id: id, listen: listen} = config) when is_binary(id) and is_binary(listen) do
+  def new(%{id: id, listen: listen, traces: traces?, log_format: format} = config)
+      when is_binary(id) and is_binary(listen) and is_boolean(traces?) and
+             format in [:json, :pretty] do
     case Enum.reject(@numbers, &(is_integer(config[&1]) and config[&1] >= 0)) do
       [] -> {:ok, %{config | shards: shards(config.shards)}}
       missing -> {:error, "the hello lacks #{Enum.join(missing, ", ")}"}

@@ -1,15 +1,16 @@
 defmodule Brain.Health do
   @moduledoc """
   `/healthz`, `/readyz` and `/metrics`, for a supervisor and for Prometheus: GET only, one request a
-  connection, no more than a few at once.
+  connection, no more than a few at once. The text of `/metrics` comes from the link.
   """
   use GenServer
 
-  alias Brain.{Liveness, Log, Metrics}
+  alias Brain.{Link, Liveness, Log}
 
   @read_ms 2_000
   @most_bytes 8_192
   @most_at_once 32
+  @openmetrics "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
@@ -117,7 +118,13 @@ defmodule Brain.Health do
     end
   end
 
-  defp answer("/metrics"), do: {200, "text/plain; version=0.0.4", Metrics.text()}
+  defp answer("/metrics") do
+    case Link.metrics() do
+      {:ok, text} -> {200, @openmetrics, text}
+      {:error, why} -> {503, "text/plain", why <> "\n"}
+    end
+  end
+
   defp answer(_), do: {404, "text/plain", "not found\n"}
 
   defp response({status, type, body}) do

@@ -15,6 +15,8 @@ defmodule Brain.Link do
   @ping_ms 1_000
   # Counted in pings, not in time: a Brain that was itself stopped finds the answers in its mailbox.
   @most_pings 5
+  # Whoever asks for metrics asks again.
+  @scrape_ms 1_000
   @retry_ms 20
   # A wrong manifest, told on standard error by the link itself.
   @wrong_manifest 64
@@ -35,6 +37,8 @@ defmodule Brain.Link do
     spine: %{control: :down, brain: :down},
     pings: 0,
     ping: 0,
+    scrapes: %{},
+    scrape: 0,
     retrying?: false
   ]
 
@@ -73,6 +77,23 @@ defmodule Brain.Link do
     GenServer.cast(__MODULE__, {:commands, commands})
   end
 
+  @doc "Sends spans if nothing that matters more could be held back by them; false if not."
+  @spec spans([tuple]) :: boolean
+  def spans(spans) do
+    free? = Credit.left() > div(Credit.initial(), 2)
+    if free?, do: command({:spans, spans})
+    free?
+  end
+
+  @doc "All metrics, this Brain's and the link's, as OpenMetrics text; or why there are none."
+  @spec metrics() :: {:ok, binary} | {:error, String.t()}
+  def metrics do
+    GenServer.call(__MODULE__, :metrics, @scrape_ms)
+  catch
+    :exit, {:timeout, _} -> {:error, "no metrics: the link does not answer"}
+    :exit, _ -> {:error, "no metrics: the link is down"}
+  end
+
   @doc "A process is done with its part of a batch."
   @spec done(pid, reference, Dispatch.part()) :: :ok
   def done(link, ref, part), do: GenServer.cast(link, {:done, ref, part})
@@ -102,7 +123,7 @@ defmodule Brain.Link do
   defp hello(port, halt) do
     receive do
       {^port, {:data, frame}} ->
-        with {:ok, {:hello, 1, hello}} <- Terms.decode(frame),
+        with {:ok, {:hello, 2, hello}} <- Terms.decode(frame),
              {:ok, config} <- Config.new(hello) do
           {:ok, config}
         else
@@ -136,6 +157,16 @@ defmodule Brain.Link do
 
         first
     end
+  end
+
+  # Answered when the link has: it knows the names, and its own numbers.
+  @impl true
+  def handle_call(:metrics, from, state) do
+    id = state.scrape + 1
+
+    if urgent({:scrape, id, Metrics.numbers()}, state),
+      do: {:noreply, %{state | scrape: id, scrapes: Map.put(state.scrapes, id, {from, now()})}},
+      else: {:reply, {:error, "no metrics: the link does not read"}, state}
   end
 
   @impl true
@@ -174,7 +205,10 @@ defmodule Brain.Link do
   def handle_info(:ping, state) do
     Process.send_after(self(), :ping, @ping_ms)
     write(state.port, Terms.encode({:ping, state.ping + 1}))
-    {:noreply, %{state | pings: state.pings + 1, ping: state.ping + 1}}
+    urgent({:numbers, Metrics.numbers()}, state)
+    since = now() - @scrape_ms
+    scrapes = Map.filter(state.scrapes, fn {_, {_, at}} -> at >= since end)
+    {:noreply, %{state | pings: state.pings + 1, ping: state.ping + 1, scrapes: scrapes}}
   end
 
   def handle_info(:retry, state), do: {:noreply, drain(%{state | retrying?: false})}
@@ -216,6 +250,9 @@ defmodule Brain.Link do
         Credit.give(n)
         state
 
+      {:ok, {:scraped, id, text}} when is_binary(text) ->
+        scraped(id, text, state)
+
       {:ok, {:batch, cost, events}} when is_integer(cost) and cost >= 0 ->
         if state.go?,
           do: deal(cost, events, state),
@@ -232,7 +269,7 @@ defmodule Brain.Link do
   end
 
   defp deal(cost, events, state) do
-    now = System.monotonic_time(:millisecond)
+    now = now()
     dealt = Dispatch.deal(events, state.config.shards, state.heard, now)
     if dealt.malformed > 0, do: Metrics.add(:malformed, dealt.malformed)
     for {kind, n} <- dealt.counted, do: Metrics.add_from_link(kind, n)
@@ -287,6 +324,12 @@ defmodule Brain.Link do
     state
   end
 
+  defp scraped(id, text, state) do
+    {scrape, scrapes} = Map.pop(state.scrapes, id)
+    with {from, _} <- scrape, do: GenServer.reply(from, {:ok, text})
+    %{state | scrapes: scrapes}
+  end
+
   ## Writing
 
   defp frames(commands) do
@@ -313,6 +356,11 @@ defmodule Brain.Link do
     if write(state.port, Terms.encode({:credit, back})),
       do: %{state | back: 0},
       else: retry(%{state | back: back})
+  end
+
+  # Now or not at all: it would only grow old in a queue.
+  defp urgent(term, state) do
+    :queue.is_empty(state.waiting) and write(state.port, Terms.encode(term))
   end
 
   defp push(frame, state) do
@@ -348,4 +396,6 @@ defmodule Brain.Link do
   rescue
     ArgumentError -> true
   end
+
+  defp now, do: System.monotonic_time(:millisecond)
 end

@@ -1,53 +1,46 @@
 defmodule Brain.Metrics do
   @moduledoc """
-  Counters and gauges of this Brain, and their Prometheus text.
+  Counters and gauges of this Brain. The link knows their names as others see them and what they
+  mean (`shield/telemetry/src/metrics/brain.rs`); a test holds that both know the same ones.
 
   Counters are one `:counters` array for the life of the VM, so that a crash of what counts loses
   nothing. Gauges are rows of a public table, one for each process that measures.
   """
 
   @counters [
-    {:changes, "Changes applied"},
-    {:duplicates, "Batches of changes that were known already"},
-    {:gaps, "Batches of changes that did not follow on the version held"},
-    {:stale_epoch, "Beats that were old, or of an incarnation that has ended"},
-    {:forged, "Changes, pages and marks of an incarnation that no beat has put in force"},
-    {{:syncs, :gap}, "Snapshots wanted, by reason"},
-    {{:syncs, :overflow}, "Snapshots wanted, by reason"},
-    {{:syncs, :lag}, "Snapshots wanted, by reason"},
-    {{:syncs, :digest}, "Snapshots wanted, by reason"},
-    {{:syncs, :ahead}, "Snapshots wanted, by reason"},
-    {{:syncs, :dirty}, "Snapshots wanted, by reason"},
-    {{:syncs, :malformed}, "Snapshots wanted, by reason"},
-    {{:syncs, :cold}, "Snapshots wanted, by reason"},
-    {:syncs_done, "Snapshots that were fetched whole"},
-    {:digest_mismatches, "Tenants whose version was right and whose digest was not"},
-    {:shield_conflicts, "Beats of a Shield id of which a newer incarnation is in force"},
-    {:tenants_dropped, "Tenants that a Shield no longer listed, with their entries"},
-    {:malformed, "Messages and terms that could not be read"},
-    {:oversized, "Messages over a limit"},
-    {:slow_consumer, "Messages that the client library dropped"},
-    {:clock_skew, "Beats of a Shield whose clock is far off"},
-    {:dropped, "What a full queue refused"},
-    {:events, "Events sent to watchers"},
-    {:answers, "Queries answered"},
-    {:parked, "Queries that waited for a change"},
-    {:link_restarts, "Starts of the link after the first"}
+    :changes,
+    :duplicates,
+    :gaps,
+    :stale_epoch,
+    :forged,
+    {:syncs, :gap},
+    {:syncs, :overflow},
+    {:syncs, :lag},
+    {:syncs, :digest},
+    {:syncs, :ahead},
+    {:syncs, :dirty},
+    {:syncs, :malformed},
+    {:syncs, :cold},
+    :syncs_done,
+    :digest_mismatches,
+    :shield_conflicts,
+    :tenants_dropped,
+    :malformed,
+    :oversized,
+    :slow_consumer,
+    :clock_skew,
+    :dropped,
+    :events,
+    :answers,
+    :parked,
+    :link_restarts,
+    :traces,
+    :traces_dropped
   ]
-  @index @counters |> Enum.map(&elem(&1, 0)) |> Enum.with_index(1) |> Map.new()
+  @index @counters |> Enum.with_index(1) |> Map.new()
   # Of the kinds that the link may name.
   @from_link [:slow_consumer, :malformed, :oversized, :clock_skew, :dropped]
-  @gauges %{
-    members: "Sessions in rooms",
-    rooms: "Rooms somebody is seen in",
-    tenants: "Tenants",
-    shields: "Shields in force",
-    share: "Tenants this Brain emits for",
-    warm: "1 if this Brain answers queries",
-    mailbox_max: "Longest mailbox of a shard",
-    memory_bytes: "Memory of the BEAM",
-    waiting: "Parts whose version is behind what a beat told"
-  }
+  @gauges [:members, :rooms, :tenants, :shields, :share, :warm, :waiting, :mailbox_max]
 
   @type counter :: atom | {:syncs, Brain.Repairs.reason()}
 
@@ -90,32 +83,31 @@ defmodule Brain.Metrics do
     if name == :mailbox_max, do: Enum.max(values, fn -> 0 end), else: Enum.sum(values)
   end
 
-  @doc "All as Prometheus text."
-  @spec text() :: iodata
-  def text do
-    gauge(:memory_bytes, :vm, :erlang.memory(:total))
-
-    counters =
-      @counters
-      |> Enum.group_by(&family/1)
-      |> Enum.sort()
-      |> Enum.map(fn {{name, help}, members} ->
-        full = "brain_#{name}_total"
-        lines = for {key, _} <- members, do: [full, label(key), " ", "#{get(key)}", "\n"]
-        ["# HELP ", full, " ", help, "\n# TYPE ", full, " counter\n", lines]
-      end)
-
-    gauges =
-      for {name, help} <- Enum.sort(@gauges) do
-        full = "brain_#{name}"
-        ["# HELP ", full, " ", help, "\n# TYPE ", full, " gauge\n", full, " #{total(name)}\n"]
-      end
-
-    [counters, gauges]
+  @doc "All of them as they are now, and what the BEAM counts and measures of itself."
+  @spec numbers() :: [{binary, non_neg_integer}]
+  def numbers do
+    counters = for name <- @counters, do: {name(name), get(name)}
+    gauges = for name <- @gauges, do: {Atom.to_string(name), max(total(name), 0)}
+    counters ++ gauges ++ beam()
   end
 
-  defp family({{name, _}, help}), do: {name, help}
-  defp family({name, help}), do: {name, help}
-  defp label({_, reason}), do: "{reason=\"#{reason}\"}"
-  defp label(_), do: ""
+  defp name({kind, reason}), do: "#{kind}_#{reason}"
+  defp name(name), do: Atom.to_string(name)
+
+  defp beam do
+    {reductions, _} = :erlang.statistics(:reductions)
+    {collections, words, _} = :erlang.statistics(:garbage_collection)
+    {uptime_ms, _} = :erlang.statistics(:wall_clock)
+
+    [
+      {"beam_reductions", reductions},
+      {"beam_garbage_collections", collections},
+      {"beam_reclaimed_words", words},
+      {"beam_memory_bytes", :erlang.memory(:total)},
+      {"beam_processes", :erlang.system_info(:process_count)},
+      {"beam_atoms", :erlang.system_info(:atom_count)},
+      {"beam_run_queue", :erlang.statistics(:total_run_queue_lengths)},
+      {"beam_uptime_seconds", div(uptime_ms, 1_000)}
+    ]
+  end
 end

@@ -8,7 +8,7 @@ defmodule Brain.Rounds do
   left for stays dirt, and dirt is bounded: a room with too many users in it forgets their names,
   a tenant with too many rooms in it is told by digests alone.
 
-  Pure: time and credit are arguments, events are returned.
+  Pure: time and credit are arguments, events are returned. Their traces are `Brain.Traces`'.
   """
 
   alias Brain.Roster
@@ -50,7 +50,8 @@ defmodule Brain.Rounds do
         }
 
   @type command ::
-          {:events, Roster.account(), [{Roster.epoch(), Roster.seq()}], [Roster.epoch()], list}
+          {:events, Roster.account(), [{Roster.epoch(), Roster.seq()}], [Roster.epoch()], list,
+           traces :: []}
           | {:digests, Roster.account(), [{Roster.epoch(), Roster.seq()}], Roster.room(),
              Roster.room(), list}
 
@@ -101,6 +102,21 @@ defmodule Brain.Rounds do
   defp keep(tenant, due) when is_integer(due), do: tenant
   defp keep(%{gone: gone}, _) when gone == %{}, do: nil
   defp keep(tenant, _), do: %{clean() | gone: tenant.gone}
+
+  @doc "Whether this Brain emits for a tenant."
+  @spec emits?(t, Roster.account()) :: boolean
+  def emits?(rounds, account) do
+    case rounds.mine do
+      %{^account => due} -> is_integer(due)
+      _ -> emitter(account, rounds.live) == rounds.me
+    end
+  end
+
+  @doc "Whether there is something to tell of a room."
+  @spec dirty?(t, Roster.account(), Roster.room()) :: boolean
+  def dirty?(rounds, account, room) do
+    match?(%{^account => %{rooms: %{^room => _}}}, rounds.tenants)
+  end
 
   @doc "How many tenants this Brain emits for."
   @spec share(t) :: non_neg_integer
@@ -222,7 +238,7 @@ defmodule Brain.Rounds do
       tenants = Map.put(rounds.tenants, account, tenant)
       events = if event, do: [event], else: []
       coverage = Roster.coverage(roster, account)
-      commands = for e <- events, do: {:events, account, coverage, Map.keys(tenant.gone), [e]}
+      commands = for e <- events, do: {:events, account, coverage, Map.keys(tenant.gone), [e], []}
       {out, _} = charge(commands, {[], 0})
       {%{rounds | tenants: tenants, told_early: told_early}, out}
     else
@@ -255,8 +271,8 @@ defmodule Brain.Rounds do
         commands =
           case chunks(events) do
             [] when gone == [] -> []
-            [] -> [{:events, account, coverage, gone, []}]
-            chunks -> for chunk <- chunks, do: {:events, account, coverage, gone, chunk}
+            [] -> [{:events, account, coverage, gone, [], []}]
+            chunks -> for chunk <- chunks, do: {:events, account, coverage, gone, chunk, []}
           end
 
         {settle(tenants, account, tenant, now), charge(commands, {out, credit})}

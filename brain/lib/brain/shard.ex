@@ -2,12 +2,12 @@ defmodule Brain.Shard do
   @moduledoc """
   Owns the presence of the tenants that hash to it: a roster, its rounds, and the queries that wait.
 
-  The rules are in `Brain.Roster`, `Brain.Rounds` and `Brain.Shard.Doubts`; this process decodes,
-  applies, counts, and sends.
+  The rules are in `Brain.Roster`, `Brain.Rounds`, `Brain.Traces` and `Brain.Shard.Doubts`; this
+  process decodes, applies, counts, and sends.
   """
   use GenServer
 
-  alias Brain.{Link, Liveness, Metrics, Repairs, Roots, Roster, Rounds}
+  alias Brain.{Link, Liveness, Metrics, Repairs, Roots, Roster, Rounds, Traces}
   alias Brain.Link.{Credit, Dispatch, Terms}
   alias Brain.Shard.Doubts
 
@@ -23,6 +23,7 @@ defmodule Brain.Shard do
     :index,
     :roster,
     :rounds,
+    :traces,
     warm?: false,
     doubts: Doubts.new(),
     parked: %{},
@@ -88,8 +89,9 @@ defmodule Brain.Shard do
   def init({config, index}) do
     Process.send_after(self(), :tick, config.tick_ms)
     rounds = Rounds.new(config, config.id)
+    traces = Traces.new(config.traces)
     state = %__MODULE__{config: config, index: index, roster: Roster.new(), rounds: rounds}
-    {:ok, state, {:continue, :up}}
+    {:ok, %{state | traces: traces}, {:continue, :up}}
   end
 
   @impl true
@@ -146,27 +148,31 @@ defmodule Brain.Shard do
 
   def handle_info(:tick, state) do
     Process.send_after(self(), :tick, state.config.tick_ms)
-    {:noreply, state |> lagging() |> unpark_late() |> emit() |> measure()}
+    {:noreply, state |> lagging() |> unpark_late() |> emit() |> export() |> measure()}
   end
 
   ## Events
 
-  defp event({:changes, account, shield, epoch, first, count, blob}, state) do
+  defp event({:changes, account, shield, epoch, first, count, traces, blob}, state) do
+    began = began(traces)
+
     case Terms.changes(blob, count) do
       {:ok, changes} ->
         state.roster
         |> Roster.changes(shield, epoch, account, first, changes)
-        |> changed(state, {account, shield, epoch}, count)
+        |> changed(state, {account, shield, epoch}, count, {traces, began})
 
       :error ->
-        changed(:malformed, state, {account, shield, epoch}, count)
+        changed(:malformed, state, {account, shield, epoch}, count, {[], began})
     end
   end
 
-  defp event({:active, account, shield, epoch, blob}, state) do
+  defp event({:active, account, shield, epoch, traces, blob}, state) do
+    began = began(traces)
+
     with {:ok, marks} <- Terms.marks(blob),
          :ok <- Roster.active(state.roster, shield, epoch, account, marks) do
-      state
+      marked(state, account, shield, length(marks), {traces, began})
     else
       :error -> counted(state, :malformed)
       :unknown -> counted(state, :forged)
@@ -224,12 +230,16 @@ defmodule Brain.Shard do
     state
   end
 
-  defp changed(outcome, state, {account, _, _} = key, count) do
+  defp changed(outcome, state, {account, _, _} = key, count, traced) do
     case outcome do
       {:ok, roster, facts} ->
         Metrics.add(:changes, count)
         rounds = Rounds.note(state.rounds, account, facts, now())
-        unpark(%{state | roster: roster, rounds: rounds}, account)
+
+        # Traces first: a query that waited for this change has its room told at once.
+        %{state | roster: roster, rounds: rounds}
+        |> tracked(key, count, traced)
+        |> unpark(account)
 
       :duplicate ->
         counted(state, :duplicates)
@@ -404,9 +414,7 @@ defmodule Brain.Shard do
 
   defp tell_early(state, account, room) do
     {rounds, commands} = Rounds.tell_early(state.rounds, state.roster, account, room, now())
-    Link.commands(commands)
-    if commands != [], do: Metrics.add(:events, length(commands))
-    %{state | rounds: rounds}
+    told(%{state | rounds: rounds}, commands)
   end
 
   defp unpark(%{parked: none} = state, _) when none == %{}, do: state
@@ -454,10 +462,74 @@ defmodule Brain.Shard do
     # The credit is shared: no shard may take all of it for its own.
     credit = div(Credit.left(), state.config.shards)
     {rounds, commands} = Rounds.tick(state.rounds, state.roster, now(), credit)
-    Link.commands(commands)
-    if commands != [], do: Metrics.add(:events, length(commands))
-    %{state | rounds: rounds}
+    told(%{state | rounds: rounds}, commands)
   end
+
+  defp told(state, []), do: state
+
+  defp told(state, commands) do
+    {traces, commands} = Traces.tell(state.traces, commands, os_now())
+    Link.commands(commands)
+    Metrics.add(:events, length(commands))
+    %{state | traces: traces}
+  end
+
+  ## Traces
+
+  # What is not traced does not even look at the clock.
+  defp began([]), do: nil
+  defp began(_), do: os_now()
+
+  defp tracked(state, _, _, {[], _}), do: state
+
+  defp tracked(state, {account, shield, _}, count, {traces, began}) do
+    batch = %{account: account, shield: shield, count: count, began: began}
+    waits? = &Rounds.dirty?(state.rounds, account, &1)
+    emitter? = Rounds.emits?(state.rounds, account)
+
+    state.traces
+    |> Traces.track(batch, traces, ids(traces), emitter?, waits?, os_now())
+    |> taken(state, length(traces))
+  end
+
+  defp marked(state, _, _, _, {[], _}), do: state
+
+  defp marked(state, account, shield, count, {traces, began}) do
+    batch = %{account: account, shield: shield, count: count, began: began}
+
+    state.traces
+    |> Traces.mark(batch, traces, ids(traces), os_now())
+    |> taken(state, length(traces))
+  end
+
+  defp taken({traces, dropped}, state, count) do
+    Metrics.add(:traces, count - dropped)
+    Metrics.add(:traces_dropped, dropped)
+    %{state | traces: traces}
+  end
+
+  defp ids(traces), do: Enum.map(traces, fn _ -> span_id() end)
+
+  defp span_id do
+    case :crypto.strong_rand_bytes(8) do
+      <<0::64>> -> span_id()
+      id -> id
+    end
+  end
+
+  defp export(state) do
+    waits? = fn account, room -> Rounds.dirty?(state.rounds, account, room) end
+    {spans, traces} = state.traces |> Traces.settle(waits?, os_now()) |> Traces.take()
+
+    if spans != [] and not Link.spans(spans),
+      do: Metrics.add(:traces_dropped, length(spans))
+
+    %{state | traces: traces}
+  end
+
+  defp os_now, do: System.os_time(:nanosecond)
+
+  ## Measuring
 
   defp measure(state) do
     stats = Roster.stats(state.roster)

@@ -6,8 +6,10 @@ use anyhow::Context as _;
 use arqon_spine::control::ControlStore;
 use arqon_spine::manifest::BrainManifest;
 use arqon_spine::nats;
-use arqon_telemetry::log;
-use futures_util::future::{select_all, try_join};
+use arqon_telemetry::metrics::BrainMetrics;
+use arqon_telemetry::otlp::{self, StartError};
+use arqon_telemetry::{Telemetry, log};
+use futures_util::future::{join, select_all, try_join};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -16,6 +18,7 @@ use tracing::info;
 use crate::brain::{self, BrainSide};
 use crate::control::{self, ControlSide};
 use crate::identity::Identity;
+use crate::monitors::{MonitorError, monitors};
 use crate::outbox::Outbox;
 use crate::pipe::{self, Jobs};
 use crate::spine::{keep, patience};
@@ -29,11 +32,24 @@ const HANGS: Duration = Duration::from_millis(2_500);
 const LOOK: Duration = Duration::from_millis(250);
 /// For the last commands to be published, and for them to be written.
 const FLUSH: Duration = Duration::from_secs(2);
+/// For the last spans and metrics, beside it.
+const EXPORT: Duration = Duration::from_secs(1);
+
+/// What the manifest asks for cannot be had: its mistake, told before anything else happens.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Of telemetry.
+    #[error(transparent)]
+    Telemetry(#[from] StartError),
+    /// Of NATS servers' monitors.
+    #[error(transparent)]
+    Monitors(#[from] MonitorError),
+}
 
 /// Runs until standard input ends.
 ///
 /// # Errors
-/// If the pipe breaks in another way.
+/// [`SetupError`] for a manifest that cannot be used, else how the pipe broke.
 pub fn run(manifest: BrainManifest) -> anyhow::Result<()> {
     log::init(&manifest.log)?;
     // One thread: the work for a message is less than what it costs to hand it
@@ -51,6 +67,10 @@ pub fn run(manifest: BrainManifest) -> anyhow::Result<()> {
 async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
     ignore_signals()?;
     let identity = Identity::new(&manifest);
+    let metrics = BrainMetrics::new();
+    let telemetry = telemetry(&manifest, &identity, &metrics)?;
+    let monitors = monitors(&manifest.telemetry.nats_monitors, &metrics);
+    let monitors = monitors.map_err(SetupError::from)?;
     let outbox = Outbox::default();
     let (serve, wished) = watch::channel(false);
     let (pinged, pings) = watch::channel(None);
@@ -64,6 +84,8 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
         pinged,
         brain: to_brain,
         control: to_control,
+        tracer: telemetry.tracer().clone(),
+        metrics,
     };
     let hello = identity.hello(&manifest);
     let mut pipe = pipe::start(hello, identity, outbox.clone(), jobs)
@@ -93,6 +115,8 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
         tokio::spawn(tell_counts(outbox.clone())),
         tokio::spawn(attend(wished, pings, serves)),
     ];
+    let monitors = monitors.into_iter().map(|one| tokio::spawn(one.run()));
+    let endless = endless.into_iter().chain(monitors);
     let brain_publisher = brain::publish(brain_jobs, clients.clone(), outbox.clone());
     let control_publisher = control::publish(control_jobs, id, stores.clone(), outbox);
     let mut publishers = try_join(
@@ -115,9 +139,27 @@ async fn serve(manifest: BrainManifest) -> anyhow::Result<()> {
         let (client, store) = (clients.borrow().clone(), stores.borrow().clone());
         flush(client, store).await;
     });
-    let flushed = flushed.await.is_ok();
-    info!(flushed, "Brain has closed the pipe, ending");
+    let exported = timeout(EXPORT, telemetry.finish());
+    let (flushed, exported) = join(flushed, exported).await;
+    let (flushed, exported) = (flushed.is_ok(), exported.is_ok());
+    info!(flushed, exported, "Brain has closed the pipe, ending");
     Ok(())
+}
+
+fn telemetry(
+    manifest: &BrainManifest,
+    identity: &Identity,
+    metrics: &BrainMetrics,
+) -> Result<Telemetry, SetupError> {
+    let who = otlp::Identity {
+        service: "arqon-brain",
+        instance: identity.id.to_string(),
+        version: identity.version.clone(),
+        incarnation: Some(format!("{:016x}", identity.incarnation)),
+    };
+    let counted = metrics.telemetry();
+    let started = Telemetry::start(&manifest.telemetry, &who, counted, metrics.clone())?;
+    Ok(started)
 }
 
 async fn flush(client: Option<nats::Client>, store: Option<ControlStore>) {

@@ -169,12 +169,22 @@ fn gather(
     let mut taken = 0;
     let mut next = Some(first);
     while let Some((source, message)) = next {
-        if let Err(refused) = event(source, &message.subject, &message.payload, &mut events) {
-            outbox.count(refused.counter(), 1);
-            if let Some(unsaid) = refusals.now(Instant::now()) {
-                let subject = message.subject.as_str();
-                warn!(subject, reason = ?refused, unsaid, "A message was refused");
+        let refused = match event(source, &message.subject, &message.payload, &mut events) {
+            Ok(0) => None,
+            Ok(traces) => {
+                outbox.count(Counter::Malformed, traces as u64);
+                Some(Refused::Malformed("traces"))
             }
+            Err(refused) => {
+                outbox.count(refused.counter(), 1);
+                Some(refused)
+            }
+        };
+        if let Some(refused) = refused
+            && let Some(unsaid) = refusals.now(Instant::now())
+        {
+            let subject = message.subject.as_str();
+            warn!(subject, reason = ?refused, unsaid, "A message was refused");
         }
         taken += 1;
         next = if taken < GATHER {
@@ -188,20 +198,21 @@ fn gather(
     outbox.push(events);
 }
 
+/// How many parts of the message were dropped from it.
 fn event(
     source: Source,
     subject: &str,
     body: &Bytes,
     events: &mut Vec<Event>,
-) -> Result<(), Refused> {
+) -> Result<usize, Refused> {
     let account = subjects::account_of(subject).unwrap_or_default();
     let sent = Sent { account, body };
     match source {
-        Source::Changes => sent.changes(events)?,
+        Source::Changes => return sent.changes(events),
         Source::Pages => events.push(sent.page()?),
         Source::Queries => events.push(sent.query()?),
     }
-    Ok(())
+    Ok(0)
 }
 
 /// Publishes what Brain says, in order. While there is no connection it is
@@ -226,7 +237,9 @@ pub(crate) async fn publish(
                 order,
             } => outbound::order(&account, &shield, order, most),
             Command::Events { account, events } => outbound::events(&account, events, most),
-            Command::Serve(_) | Command::Ask { .. } | Command::Beat(_) => Vec::new(),
+            Command::Serve(_) | Command::Ask { .. } | Command::Beat(_) | Command::Spans(_) => {
+                Vec::new()
+            }
         };
         for Outgoing { subject, payload } in messages {
             let sent = tokio::select! {

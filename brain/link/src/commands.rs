@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use arqon_proto::names::{NodeId, SessionId};
 use arqon_proto::v1;
+use arqon_telemetry::TraceContext;
+use arqon_telemetry::trace::{Attributes, Made};
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::etf::{ReadError, Reader};
+use crate::etf::{Kind, ReadError, Reader};
 use crate::identity::Identity;
 use crate::names::is_account;
 
@@ -21,6 +23,15 @@ pub enum Frame {
     Credit(u64),
     /// To be answered at once.
     Ping(u64),
+    /// What Brain counts and measures, by name.
+    Numbers(Vec<(String, u64)>),
+    /// All metrics as text are wanted, these among them.
+    Scrape {
+        /// The answer repeats it.
+        id: u64,
+        /// As in [`Frame::Numbers`].
+        numbers: Vec<(String, u64)>,
+    },
     /// Commands, in order.
     Batch {
         /// Brain's own measure, to be given back.
@@ -60,6 +71,8 @@ pub enum Command {
     },
     /// Our beat, but for the time.
     Beat(v1::BrainBeat),
+    /// What Brain has done in traces of others.
+    Spans(Vec<Made>),
 }
 
 // === impl Frame ===
@@ -75,6 +88,11 @@ impl Frame {
         let frame = match (&*term.atom()?, arity) {
             ("credit", 2) => Self::Credit(term.uint()?),
             ("ping", 2) => Self::Ping(term.uint()?),
+            ("numbers", 2) => Self::Numbers(term.list(number)?),
+            ("scrape", 3) => Self::Scrape {
+                id: term.uint()?,
+                numbers: term.list(number)?,
+            },
             ("batch", 3) => Self::Batch {
                 cost: term.uint()?,
                 commands: term.list(|term| Command::read(term, identity))?,
@@ -127,13 +145,14 @@ impl Command {
                     last: true,
                 }),
             },
-            ("events", 5) => Self::Events {
+            ("events", 6) => Self::Events {
                 account: account(term)?,
                 events: v1::PresenceEvents {
                     brain: identity.id.to_string(),
                     coverage: term.list(coverage)?,
                     gone: term.list(Reader::uint)?,
                     rooms: term.list(room_event)?,
+                    traces: term.list(trace)?,
                     range: None,
                 },
             },
@@ -151,6 +170,7 @@ impl Command {
                 },
             },
             ("beat", 2) => Self::Beat(beat(term, identity)?),
+            ("spans", 2) => Self::Spans(term.list(span)?),
             (tag, arity) => return Err(unknown("command", tag, arity)),
         })
     }
@@ -202,6 +222,66 @@ fn room_digest(term: &mut Reader) -> Result<v1::PresenceRoomDigest, ReadError> {
         digest: term.uint()?,
         count: term.uint32()?,
     })
+}
+
+fn trace(term: &mut Reader) -> Result<v1::PresenceTrace, ReadError> {
+    term.tuple_of(3)?;
+    let room = term.text()?;
+    Ok(v1::PresenceTrace {
+        room,
+        traceparent: context(term)?.to_string(),
+        kind: v1::PresenceTraceKind::Change.into(),
+    })
+}
+
+/// A trace and a span of it.
+fn context(term: &mut Reader) -> Result<TraceContext, ReadError> {
+    Ok(TraceContext {
+        trace_id: u128::from_be_bytes(array(term)?),
+        span_id: u64::from_be_bytes(array(term)?),
+        sampled: true,
+    })
+}
+
+fn span(term: &mut Reader) -> Result<Made, ReadError> {
+    term.tuple_of(7)?;
+    let made = Made {
+        name: term.text()?,
+        parent: context(term)?,
+        span_id: u64::from_be_bytes(array(term)?),
+        start_nanos: term.uint()?,
+        end_nanos: term.uint()?,
+        attributes: Attributes::default(),
+    };
+    let mut attributes = Attributes::default();
+    term.list(|term| {
+        term.tuple_of(2)?;
+        let key = term.text()?;
+        match term.kind()? {
+            Kind::Integer => {
+                let value = usize::try_from(term.uint()?).unwrap_or(usize::MAX);
+                attributes.number(key, value);
+            }
+            Kind::Atom => attributes.flag(key, term.bool()?),
+            _ => attributes.text(key, term.text()?),
+        }
+        Ok(())
+    })?;
+    Ok(Made { attributes, ..made })
+}
+
+/// An id: of so many bytes, and not 0.
+fn array<const N: usize>(term: &mut Reader) -> Result<[u8; N], ReadError> {
+    let bytes = term.binary()?;
+    match <[u8; N]>::try_from(&bytes[..]) {
+        Ok(array) if array != [0; N] => Ok(array),
+        _ => Err(ReadError::Value(format!("an id of {} bytes", bytes.len()))),
+    }
+}
+
+fn number(term: &mut Reader) -> Result<(String, u64), ReadError> {
+    term.tuple_of(2)?;
+    Ok((term.text()?, term.uint()?))
 }
 
 fn member(term: &mut Reader) -> Result<v1::PresenceMember, ReadError> {

@@ -173,7 +173,10 @@ pub(crate) async fn publish(
                     beat.time_ms = now_ms();
                     store.publish_brain_beat(&id, &beat).await
                 }
-                Command::Serve(_) | Command::Order { .. } | Command::Events { .. } => Ok(()),
+                Command::Serve(_)
+                | Command::Order { .. }
+                | Command::Events { .. }
+                | Command::Spans(_) => Ok(()),
             }
         };
         let sent = tokio::select! {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use arqon_proto::names::NodeId;
-use arqon_spine::manifest::BrainManifest;
+use arqon_spine::manifest::{BrainManifest, LogFormat};
 
 use crate::etf::Writer;
 
 /// The version of the pipe.
-const PIPE: u64 = 1;
+const PIPE: u64 = 2;
 
 /// A process from its start to its end.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ impl Identity {
         let mut term = Writer::term();
         term.tagged(3, "hello");
         term.uint(PIPE);
-        term.map(numbers.len() + texts.len() + 1);
+        term.map(numbers.len() + texts.len() + 3);
         for (key, value) in numbers {
             term.atom(key);
             term.uint(value);
@@ -71,8 +71,15 @@ impl Identity {
             term.atom(key);
             term.binary(value.as_bytes());
         }
+        term.atom("traces");
+        term.bool(manifest.telemetry.traces.is_some());
         term.atom("log_level");
         term.atom(&manifest.log.level);
+        term.atom("log_format");
+        term.atom(match manifest.log.format {
+            LogFormat::Json => "json",
+            LogFormat::Pretty => "pretty",
+        });
         term.finish()
     }
 }

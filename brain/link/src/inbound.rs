@@ -4,6 +4,7 @@
 use arqon_proto::names::{NodeId, RoomId, SessionId, UserId};
 use arqon_proto::presence::entry_hash;
 use arqon_proto::v1;
+use arqon_telemetry::TraceContext;
 use bytes::Bytes;
 use prost::Message;
 
@@ -19,6 +20,9 @@ pub const MAX_META: usize = 4096;
 
 /// Tenants a beat may name.
 pub const MAX_RECENT: usize = 64;
+
+/// Traces of one message, either way. More are not followed.
+pub const MAX_TRACES: usize = 64;
 
 /// A beat whose clock is further off than this is counted.
 const MAX_SKEW_MS: u64 = 60_000;
@@ -81,6 +85,14 @@ pub enum Refused {
     Oversized(&'static str),
 }
 
+/// The traces of a batch, by what they belong to.
+#[derive(Default)]
+struct Traces<'a> {
+    changes: Vec<(&'a str, TraceContext)>,
+    marks: Vec<(&'a str, TraceContext)>,
+    malformed: usize,
+}
+
 /// The account in a subject, and the message.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent<'a> {
@@ -131,14 +143,38 @@ impl Refused {
     }
 }
 
+// === impl Traces ===
+
+impl<'a> Traces<'a> {
+    fn of(batch: &'a v1::PresenceChanges) -> Self {
+        use v1::PresenceTraceKind::{Activity, Change};
+        let mut traces = Self::default();
+        for trace in batch.traces.iter().take(MAX_TRACES) {
+            let room = RoomId::parse(&trace.room);
+            let context = trace.traceparent.parse::<TraceContext>();
+            match (room, context, trace.kind()) {
+                (Ok(_), Ok(context), Change) if context.sampled && !batch.changes.is_empty() => {
+                    traces.changes.push((&trace.room, context));
+                }
+                (Ok(_), Ok(context), Activity) if context.sampled => {
+                    traces.marks.push((&trace.room, context));
+                }
+                _ => traces.malformed += 1,
+            }
+        }
+        traces
+    }
+}
+
 // === impl Sent ===
 
 impl Sent<'_> {
-    /// A `PresenceChanges`: the changes, the marks of activity, or both.
+    /// A `PresenceChanges`: the changes, the marks of activity, or both. How
+    /// many of its traces are none: they cost nothing but themselves.
     ///
     /// # Errors
     /// Why it is dropped.
-    pub fn changes(self, out: &mut Vec<Event>) -> Result<(), Refused> {
+    pub fn changes(self, out: &mut Vec<Event>) -> Result<usize, Refused> {
         let batch: v1::PresenceChanges = self.decode()?;
         let shield = self.sender(&batch.shield)?;
         let kind = || Kind::Changes {
@@ -148,21 +184,25 @@ impl Sent<'_> {
         if batch.first_seq == 0 {
             return Err(Refused::Malformed("versions begin at 1"));
         }
+        let traces = Traces::of(&batch);
         let changes = if batch.changes.is_empty() {
             None
         } else {
-            let mut term = self.event(7, "changes", &shield, batch.epoch);
+            let mut term = self.event(8, "changes", &shield, batch.epoch);
             term.uint(batch.first_seq);
             term.uint(batch.changes.len() as u64);
+            put_traces(&mut term, &traces.changes);
             blob_of(&mut term, &batch.changes, |term, index, change| {
                 put_change(term, &batch, index, change)
             })?;
             Some(term)
         };
-        let active = if batch.active.is_empty() {
+        // A message may be traced whose sender was marked a moment before.
+        let active = if batch.active.is_empty() && traces.marks.is_empty() {
             None
         } else {
-            let mut term = self.event(5, "active", &shield, batch.epoch);
+            let mut term = self.event(6, "active", &shield, batch.epoch);
+            put_traces(&mut term, &traces.marks);
             blob_of(&mut term, &batch.active, |term, _, active| {
                 let (room, user, session) = key(active.key.as_ref())?;
                 term.tuple(4);
@@ -178,7 +218,7 @@ impl Sent<'_> {
             kind: kind(),
             term: term.finish(),
         }));
-        Ok(())
+        Ok(traces.malformed)
     }
 
     /// A `PresencePage`.
@@ -337,6 +377,15 @@ pub fn brain(beat: &v1::BrainBeat) -> Result<Event, Refused> {
         kind: Kind::Report(Report::Brain(id.as_str().into(), beat.incarnation)),
         term: term.finish(),
     })
+}
+
+fn put_traces(term: &mut Writer, traces: &[(&str, TraceContext)]) {
+    term.each(traces, |term, (room, context)| {
+        term.tuple(3);
+        term.binary(room.as_bytes());
+        term.binary(&context.trace_id.to_be_bytes());
+        term.binary(&context.span_id.to_be_bytes());
+    });
 }
 
 fn put_change(

@@ -5,7 +5,7 @@
 //! from NATS, [`commands`] reads what comes from Brain, [`outbound`] makes
 //! messages of it, [`queue`] holds events while Brain has no credit for them.
 //! Around them: `pipe` (standard input and output), `brain` and `control` (the
-//! connections), [`app`] (composition).
+//! connections), [`monitors`] (the numbers of NATS servers), [`app`] (composition).
 
 pub mod app;
 mod brain;
@@ -15,6 +15,7 @@ pub mod counters;
 pub mod etf;
 pub mod identity;
 pub mod inbound;
+pub mod monitors;
 mod names;
 pub mod outbound;
 mod outbox;

@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use arqon_brain_link::app;
+use arqon_brain_link::app::{self, SetupError};
 use arqon_spine::manifest::{BrainManifest, EXIT_BAD_MANIFEST};
 use arqon_telemetry::log;
 use clap::Parser;
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
     };
     match app::run(manifest) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<SetupError>() => {
+            eprintln!("arqon-brain-link: {}", log::chain(error.as_ref()));
+            ExitCode::from(EXIT_BAD_MANIFEST)
+        }
         Err(error) => {
             tracing::error!(error = log::chain(error.as_ref()), "Ending");
             ExitCode::FAILURE

@@ -1,5 +1,7 @@
 //! From commands to messages of BRAIN, none larger than it should be.
 
+use std::collections::HashMap;
+
 use arqon_proto::names::NodeId;
 use arqon_proto::v1;
 use arqon_spine::subjects;
@@ -7,6 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use prost::encoding::encoded_len_varint;
 
+use crate::inbound::MAX_TRACES;
 use v1::presence_order::Order;
 
 /// Bytes of one message, unless one room or one member alone is larger.
@@ -46,11 +49,16 @@ pub fn order(account: &str, shield: &NodeId, order: Order, max_payload: usize) -
 }
 
 /// What changed in rooms, or their digests: split by room, each message with
-/// the whole coverage. A room that no message can hold is told by its count.
+/// the whole coverage and the traces of its rooms. A room that no message can
+/// hold is told by its count.
 #[must_use]
 pub fn events(account: &str, mut events: v1::PresenceEvents, max_payload: usize) -> Vec<Outgoing> {
     let rooms = std::mem::take(&mut events.rooms);
     let range = events.range.take();
+    let mut traces: HashMap<String, Vec<v1::PresenceTrace>> = HashMap::new();
+    for trace in events.traces.drain(..).take(MAX_TRACES) {
+        traces.entry(trace.room.clone()).or_default().push(trace);
+    }
     let base = events.encoded_len() + SLACK;
     let most = max_payload.saturating_sub(base);
     let rooms = rooms.into_iter().map(|mut room| {
@@ -59,13 +67,25 @@ pub fn events(account: &str, mut events: v1::PresenceEvents, max_payload: usize)
             room.left.clear();
             room.truncated = true;
         }
-        room
+        let mut traces = traces.remove(&room.room).unwrap_or_default();
+        // Presence goes before: a trace that finds no place ends here.
+        if framed(room.encoded_len()) + traces_len(&traces) > most {
+            traces.clear();
+        }
+        (room, traces)
     });
-    let mut told: Vec<v1::PresenceEvents> = chunks(rooms, base, v1::PresenceRoomEvent::encoded_len)
+    let len = |(room, traces): &(v1::PresenceRoomEvent, Vec<v1::PresenceTrace>)| {
+        framed(room.encoded_len()) + traces_len(traces)
+    };
+    let mut told: Vec<v1::PresenceEvents> = chunks(rooms, base, len)
         .into_iter()
-        .map(|rooms| v1::PresenceEvents {
-            rooms,
-            ..events.clone()
+        .map(|rooms| {
+            let (rooms, traces): (_, Vec<_>) = rooms.into_iter().unzip();
+            v1::PresenceEvents {
+                rooms,
+                traces: traces.into_iter().flatten().collect(),
+                ..events.clone()
+            }
         })
         .collect();
     for range in range.into_iter().flat_map(|range| ranges(range, base)) {
@@ -85,6 +105,10 @@ pub fn events(account: &str, mut events: v1::PresenceEvents, max_payload: usize)
     told.into_iter().map(message).collect()
 }
 
+fn traces_len(traces: &[v1::PresenceTrace]) -> usize {
+    traces.iter().map(|trace| framed(trace.encoded_len())).sum()
+}
+
 fn pages(mut answer: v1::PresenceAnswer, max_payload: usize) -> Vec<v1::PresenceAnswer> {
     let members = std::mem::take(&mut answer.members);
     let base = answer.encoded_len() + SLACK;
@@ -93,7 +117,7 @@ fn pages(mut answer: v1::PresenceAnswer, max_payload: usize) -> Vec<v1::Presence
         while framed(member.encoded_len()) > most && member.sessions.pop().is_some() {}
         member
     });
-    let mut chunks = chunks(members, base, v1::PresenceMember::encoded_len);
+    let mut chunks = chunks(members, base, |member| framed(member.encoded_len()));
     if chunks.is_empty() {
         chunks.push(Vec::new());
     }
@@ -111,11 +135,9 @@ fn pages(mut answer: v1::PresenceAnswer, max_payload: usize) -> Vec<v1::Presence
 fn ranges(range: v1::PresenceDigestRange, base: usize) -> Vec<v1::PresenceDigestRange> {
     // The names of two rooms at its ends.
     let base = base + 512;
-    let mut parts = chunks(
-        range.rooms.into_iter(),
-        base,
-        v1::PresenceRoomDigest::encoded_len,
-    );
+    let mut parts = chunks(range.rooms.into_iter(), base, |room| {
+        framed(room.encoded_len())
+    });
     if parts.is_empty() {
         parts.push(Vec::new());
     }
@@ -141,12 +163,12 @@ fn ranges(range: v1::PresenceDigestRange, base: usize) -> Vec<v1::PresenceDigest
 fn chunks<T>(
     items: impl Iterator<Item = T>,
     base: usize,
-    encoded_len: impl Fn(&T) -> usize,
+    len: impl Fn(&T) -> usize,
 ) -> Vec<Vec<T>> {
     let mut chunks: Vec<Vec<T>> = Vec::new();
     let mut bytes = 0;
     for item in items {
-        let len = framed(encoded_len(&item));
+        let len = len(&item);
         match chunks.last_mut() {
             Some(chunk) if bytes + len <= MAX_MESSAGE => {
                 chunk.push(item);
@@ -289,7 +311,7 @@ mod tests {
                 room("larger-than-the-server-takes", 1_100_000),
                 room("d", 1),
             ],
-            range: None,
+            ..Default::default()
         };
         let parts = told(&events(ACCOUNT, whole.clone(), SERVER_MAX));
         let names: Vec<Vec<&str>> = parts
@@ -312,6 +334,54 @@ mod tests {
         assert!(cut.truncated && cut.members.is_empty());
         assert_eq!(cut.count, 5);
         assert!(!parts[2].rooms[0].truncated);
+    }
+
+    #[test]
+    fn traces_go_with_their_rooms_and_never_before_them() {
+        let trace = |room: &str, n: usize| v1::PresenceTrace {
+            room: room.to_owned(),
+            traceparent: format!("00-{:032x}-{n:016x}-01", 7),
+            kind: v1::PresenceTraceKind::Change.into(),
+        };
+        let room = |name: &str, bytes| v1::PresenceRoomEvent {
+            room: name.to_owned(),
+            members: vec![member("alice".to_owned(), bytes, 1)],
+            ..Default::default()
+        };
+        let whole = v1::PresenceEvents {
+            rooms: vec![room("a", 200_000), room("b", 200_000), room("c", 1)],
+            traces: vec![
+                trace("b", 1),
+                trace("a", 2),
+                trace("b", 3),
+                trace("elsewhere", 4),
+            ],
+            ..Default::default()
+        };
+        let parts = told(&events(ACCOUNT, whole, SERVER_MAX));
+        let traces: Vec<_> = parts.iter().map(|part| part.traces.clone()).collect();
+        assert_eq!(
+            traces,
+            [vec![trace("a", 2)], vec![trace("b", 1), trace("b", 3)]]
+        );
+
+        // So many that they would need a message of their own.
+        let name = "r".repeat(150);
+        let full = v1::PresenceEvents {
+            rooms: vec![room(&name, SERVER_MAX - 10_000)],
+            traces: (1..=1000).map(|n| trace(&name, n)).collect(),
+            ..Default::default()
+        };
+        let parts = told(&events(ACCOUNT, full, SERVER_MAX));
+        assert_eq!((parts.len(), parts[0].traces.len()), (1, 0));
+        assert!(!parts[0].rooms[0].truncated);
+        let many = v1::PresenceEvents {
+            rooms: vec![room(&name, 1)],
+            traces: (1..=1000).map(|n| trace(&name, n)).collect(),
+            ..Default::default()
+        };
+        let parts = told(&events(ACCOUNT, many, SERVER_MAX));
+        assert_eq!(parts[0].traces.len(), MAX_TRACES);
     }
 
     #[test]

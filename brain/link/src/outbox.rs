@@ -10,6 +10,8 @@ use crate::queue::Queue;
 
 /// Answers to pings that wait; beyond, the oldest are dropped.
 const PONGS: usize = 64;
+/// Answers to scrapes that wait, likewise. Brain gives each up after a second.
+const SCRAPES: usize = 32;
 
 /// Shared by all who have something to tell. Clones share.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +30,7 @@ struct Shared {
 struct State {
     queue: Queue,
     pongs: VecDeque<u64>,
+    scrapes: VecDeque<(u64, String)>,
     /// Credit to be given back.
     spent: u64,
 }
@@ -65,6 +68,16 @@ impl Outbox {
         self.shared.wake.notify_one();
     }
 
+    /// Answers a scrape.
+    pub(crate) fn scraped(&self, id: u64, text: String) {
+        let mut state = self.lock();
+        if state.scrapes.len() == SCRAPES {
+            state.scrapes.pop_front();
+        }
+        state.scrapes.push_back((id, text));
+        self.shared.wake.notify_one();
+    }
+
     /// Counts something, to be told within a second.
     pub(crate) fn count(&self, counter: Counter, n: u64) {
         self.shared.counters.add(counter, n);
@@ -83,6 +96,13 @@ impl Outbox {
             let mut bytes = Vec::new();
             for n in state.pongs.drain(..) {
                 frame(&mut bytes, &number("pong", n));
+            }
+            for (id, text) in state.scrapes.drain(..) {
+                let mut term = Writer::term();
+                term.tagged(3, "scraped");
+                term.uint(id);
+                term.binary(text.as_bytes());
+                frame(&mut bytes, &term.finish());
             }
             if state.spent > 0 {
                 frame(&mut bytes, &number("credit", state.spent));

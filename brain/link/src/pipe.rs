@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use arqon_telemetry::Tracer;
 use arqon_telemetry::log::chain;
+use arqon_telemetry::metrics::{BrainMetrics, Exposition as _, UnknownNumber};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
@@ -43,6 +45,9 @@ pub(crate) enum PipeError {
         /// What is wrong with it.
         source: ReadError,
     },
+    /// A number that only one of the two knows.
+    #[error("Brain and its link are not of one version")]
+    Number(#[from] UnknownNumber),
     /// Nobody reads standard output.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -64,6 +69,8 @@ pub(crate) struct Jobs {
     pub(crate) pinged: watch::Sender<Option<Instant>>,
     pub(crate) brain: mpsc::UnboundedSender<Job>,
     pub(crate) control: mpsc::UnboundedSender<Job>,
+    pub(crate) tracer: Tracer,
+    pub(crate) metrics: BrainMetrics,
 }
 
 /// What a batch cost; dropping it gives that back.
@@ -91,6 +98,11 @@ pub(crate) fn read(
             Frame::Ping(n) => {
                 jobs.pinged.send_replace(Some(Instant::now()));
                 outbox.pong(n);
+            }
+            Frame::Numbers(numbers) => jobs.note(&numbers)?,
+            Frame::Scrape { id, numbers } => {
+                jobs.note(&numbers)?;
+                outbox.scraped(id, jobs.metrics.encode());
             }
             Frame::Batch { cost, commands } => {
                 let before = waiting.fetch_add(len, Ordering::SeqCst);
@@ -179,6 +191,13 @@ impl Jobs {
                 self.serve.send_replace(serve);
                 return;
             }
+            // Not waiting for anybody: what the exporter has no room for it counts.
+            Command::Spans(spans) => {
+                for span in spans {
+                    self.tracer.export_made(span);
+                }
+                return;
+            }
             _ if full => return spent.outbox.count(Counter::Dropped, 1),
             Command::Order { .. } | Command::Events { .. } => &self.brain,
             Command::Ask { .. } | Command::Beat(_) => &self.control,
@@ -189,6 +208,11 @@ impl Jobs {
         };
         // Fails only when the program is ending.
         let _ = queue.send(job);
+    }
+
+    fn note(&self, numbers: &[(String, u64)]) -> Result<(), UnknownNumber> {
+        let mut numbers = numbers.iter();
+        numbers.try_for_each(|(name, value)| self.metrics.set(name, *value))
     }
 }
 

@@ -21,7 +21,7 @@ fn the_frames_are_what_the_link_sends_and_takes() {
     for tag in [
         "hello", "batch", "credit", "pong", "spine", "changes", "put", "gone", "active", "page",
         "query", "beat", "digests", "brain", "dirty", "counted", "ping", "serve", "sync", "ask",
-        "answer", "events",
+        "answer", "events", "spans", "numbers", "scrape", "scraped",
     ] {
         let atom = [&[119, u8::try_from(tag.len()).unwrap()], tag.as_bytes()].concat();
         let has = |frame: &Vec<u8>| frame.windows(atom.len()).any(|window| window == atom);

@@ -12,3 +12,5 @@ mod messages;
 mod process;
 #[path = "link/shield.rs"]
 mod shield;
+#[path = "link/telemetry.rs"]
+mod telemetry;

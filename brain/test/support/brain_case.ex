@@ -45,7 +45,9 @@ defmodule Brain.BrainCase do
         digest_ms: 10_000,
         repairs: 4,
         listen_ms: 50,
-        log_level: :info
+        traces: true,
+        log_level: :info,
+        log_format: :pretty
       },
       Map.new(changes)
     )
@@ -75,8 +77,12 @@ defmodule Brain.BrainCase do
      opts[:recent] || []}
   end
 
-  def changes(account, shield, epoch, first, changes) do
-    {:changes, account, shield, epoch, first, length(changes), Terms.encode(changes)}
+  def changes(account, shield, epoch, first, changes, traces \\ []) do
+    {:changes, account, shield, epoch, first, length(changes), traces, Terms.encode(changes)}
+  end
+
+  def active(account, shield, epoch, marks, traces \\ []) do
+    {:active, account, shield, epoch, traces, Terms.encode(marks)}
   end
 
   def page(account, shield, epoch, seq, request, number, last?, entries) do

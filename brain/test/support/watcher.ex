@@ -12,7 +12,7 @@ defmodule Brain.Watcher do
   @doc "Rooms to be asked for, now."
   def asking(w), do: Map.keys(w.asks)
 
-  def take(w, {:events, _, coverage, gone, rooms}) do
+  def take(w, {:events, _, coverage, gone, rooms, _}) do
     coverage = Map.new(coverage)
     views = Map.new(w.views, fn {r, v} -> {r, %{v | coverage: Map.drop(v.coverage, gone)}} end)
     Enum.reduce(rooms, %{w | views: views}, &event(&2, &1, coverage))

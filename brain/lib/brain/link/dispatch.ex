@@ -41,13 +41,13 @@ defmodule Brain.Link.Dispatch do
   defp each([], d, _, _), do: d
   defp each(_, d, _, _), do: %{d | malformed: d.malformed + 1}
 
-  defp one({:changes, account, shield, epoch, _, _, _} = event, d, shards, now) do
+  defp one({:changes, account, shield, epoch, _, _, _, _} = event, d, shards, now) do
     d = if map_size(d.heard) > @most_heard, do: %{d | heard: %{}}, else: d
     d = %{d | heard: Map.put(d.heard, {shield, epoch}, now)}
     to(d, shard(account, shards), event)
   end
 
-  defp one({:active, account, _, _, _} = event, d, shards, _),
+  defp one({:active, account, _, _, _, _} = event, d, shards, _),
     do: to(d, shard(account, shards), event)
 
   defp one({:page, account, _, _, _, _, _, _, _} = event, d, shards, _) do

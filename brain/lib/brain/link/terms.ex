@@ -12,6 +12,7 @@ defmodule Brain.Link.Terms do
     :batch,
     :credit,
     :pong,
+    :scraped,
     :spine,
     :control,
     :brain,
@@ -46,7 +47,11 @@ defmodule Brain.Link.Terms do
     :forget_after_ms,
     :digest_ms,
     :repairs,
+    :traces,
     :log_level,
+    :log_format,
+    :json,
+    :pretty,
     :debug,
     :info,
     :warn,
@@ -126,13 +131,14 @@ defmodule Brain.Link.Terms do
   @spec event?(term) :: boolean
   def event?({:spine, which, how}), do: which in [:control, :brain] and how in [:up, :down]
 
-  def event?({:changes, account, shield, epoch, first, count, blob}) do
+  def event?({:changes, account, shield, epoch, first, count, traces, blob}) do
     is_binary(account) and is_binary(shield) and number?(epoch) and number?(first) and
-      number?(count) and is_binary(blob)
+      number?(count) and traces?(traces) and is_binary(blob)
   end
 
-  def event?({:active, account, shield, epoch, blob}) do
-    is_binary(account) and is_binary(shield) and number?(epoch) and is_binary(blob)
+  def event?({:active, account, shield, epoch, traces, blob}) do
+    is_binary(account) and is_binary(shield) and number?(epoch) and traces?(traces) and
+      is_binary(blob)
   end
 
   def event?({:page, account, shield, epoch, seq, request, number, last?, blob}) do
@@ -163,6 +169,11 @@ defmodule Brain.Link.Terms do
   def event?({:dirty, list}), do: match?({:ok, _}, all(list, &dirty?/1, 0))
   def event?({:counted, kind, n}), do: is_atom(kind) and number?(n)
   def event?(_), do: false
+
+  defp traces?(list), do: match?({:ok, _}, all(list, &trace?/1, 0))
+
+  defp trace?({room, <<_::128>>, <<_::64>>}), do: is_binary(room)
+  defp trace?(_), do: false
 
   defp versions?(list), do: match?({:ok, _}, all(list, &version?/1, 0))
 

@@ -136,6 +136,82 @@ fn one_thing_wrong_refuses_the_whole_batch() {
     assert_eq!(meta(MAX_META - 2), Err(Refused::Oversized("meta")));
 }
 
+const TRACED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+fn trace(room: &str, traceparent: &str, kind: v1::PresenceTraceKind) -> v1::PresenceTrace {
+    v1::PresenceTrace {
+        room: room.to_owned(),
+        traceparent: traceparent.to_owned(),
+        kind: kind.into(),
+    }
+}
+
+/// The events of a batch, and how many of its traces are none.
+fn traced(changes: &v1::PresenceChanges) -> (Vec<Event>, usize) {
+    let mut events = Vec::new();
+    let body = &changes.encode_to_vec().into();
+    let sent = Sent {
+        account: ACCOUNT,
+        body,
+    };
+    let malformed = sent.changes(&mut events).unwrap();
+    (events, malformed)
+}
+
+#[test]
+fn a_trace_that_is_none_costs_nothing_but_itself() {
+    use v1::PresenceTraceKind::{Activity, Change, Unspecified};
+    let plain = changes([entry("a", 1, 10)]);
+    let with = |traces: Vec<v1::PresenceTrace>| {
+        traced(&v1::PresenceChanges {
+            traces,
+            ..plain.clone()
+        })
+    };
+    let none = with(Vec::new()).0;
+    for wrong in [
+        trace("", TRACED, Change),
+        trace("_presence", TRACED, Change),
+        trace("a.>", TRACED, Activity),
+        trace("a", "", Change),
+        trace("a", &TRACED.to_uppercase(), Change),
+        trace("a", &TRACED.replace("-01", "-00"), Change),
+        trace("a", &TRACED.replace("-01", "-00"), Activity),
+        trace("a", &"x".repeat(100_000), Change),
+        trace("a", TRACED, Unspecified),
+        v1::PresenceTrace {
+            kind: 99,
+            ..trace("a", TRACED, Change)
+        },
+    ] {
+        assert_eq!(with(vec![wrong.clone()]), (none.clone(), 1), "{wrong:?}");
+        // Beside one that is good it is as if it were not there.
+        let good = trace("b", TRACED, Change);
+        let alone = with(vec![good.clone()]).0;
+        assert_eq!(with(vec![wrong, good]), (alone, 1));
+    }
+    // Of changes that are not there.
+    let marks = v1::PresenceChanges {
+        changes: Vec::new(),
+        traces: vec![trace("a", TRACED, Change)],
+        ..plain.clone()
+    };
+    assert_eq!(traced(&marks), (Vec::new(), 1));
+}
+
+#[test]
+fn so_many_traces_and_no_more_are_followed() {
+    let batch = |traces| v1::PresenceChanges {
+        traces: vec![trace("a", TRACED, v1::PresenceTraceKind::Change); traces],
+        ..changes([entry("a", 1, 10)])
+    };
+    let all = traced(&batch(MAX_TRACES));
+    assert_eq!(all.1, 0);
+    assert_eq!(traced(&batch(MAX_TRACES + 1)), all);
+    assert_eq!(traced(&batch(2000)), all);
+    assert_ne!(traced(&batch(MAX_TRACES - 1)), all);
+}
+
 #[test]
 fn bytes_that_are_no_message_are_refused() {
     for body in [&b"\xff\xff\xff"[..], b"\x0a\x02\xc3\x28"] {

@@ -50,7 +50,7 @@ async fn changes_and_pages_of_each_tenant_come_with_its_account_and_their_hashes
         assert_eq!(fields[1], *tenant.account);
         assert_eq!(fields[2], "shield-1");
         assert_eq!([3, 4, 5].map(|at: usize| event[at].int()), [7, 5, 2]);
-        let blob = event[6].blob();
+        let blob = event[7].blob();
         let put = &blob[0];
         assert!(put.is("put"));
         let hash = entry_hash(7, "lobby", session, 5);
@@ -227,7 +227,7 @@ async fn what_brain_says_reaches_the_shields_of_that_tenant_only() {
             });
         });
     });
-    let events = command(5, "events", |term| {
+    let events = command(6, "events", |term| {
         text(term, account);
         coverage(term);
         term.each(&[5_u64], |term, epoch| term.uint(*epoch));
@@ -239,6 +239,7 @@ async fn what_brain_says_reaches_the_shields_of_that_tenant_only() {
             term.nil();
             term.each(&["bob"], |term, user| text(term, user));
         });
+        term.nil();
     });
     let digests = command(6, "digests", |term| {
         text(term, account);

@@ -8,11 +8,16 @@ use rustix::process::Signal;
 use crate::common::{Link, Term, change, command, entry, fleet, manifest, program, publish};
 
 /// What libraries and programs like to obey.
-const HOSTILE: [(&str, &str); 12] = [
+pub(crate) const HOSTILE: [(&str, &str); 17] = [
     ("RUST_LOG", "trace"),
     ("RUST_BACKTRACE", "full"),
     ("NO_COLOR", ""),
     ("OTEL_SERVICE_NAME", "hostile"),
+    ("OTEL_SDK_DISABLED", "true"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "hostile=yes"),
+    ("HTTP_PROXY", "http://127.0.0.1:9"),
+    ("http_proxy", "http://127.0.0.1:9"),
     ("ARQON_CONFIG", "/nonexistent/config.toml"),
     ("ARQON_NODE_ID", "hostile"),
     ("ARQON_LOG_LEVEL", "trace"),
@@ -66,7 +71,7 @@ async fn hello_is_what_the_manifest_says_whatever_the_environment() {
         let mut link = Link::spawn(&spine, "brain-1", command);
         link.read();
         let hello = link.hello().await;
-        assert_eq!(hello[1].int(), 1);
+        assert_eq!(hello[1].int(), 2);
         let Term::Map(mut pairs) = hello[2].clone() else {
             panic!("{hello:?}");
         };
@@ -90,6 +95,8 @@ async fn hello_is_what_the_manifest_says_whatever_the_environment() {
             ("id", "brain-1"),
             ("listen", "127.0.0.1:0"),
             ("log_level", "info"),
+            ("log_format", "json"),
+            ("traces", "false"),
         ] {
             assert!(*hello[2].get(key) == value, "{key}");
         }
@@ -184,7 +191,7 @@ async fn a_ping_is_answered_whatever_nats_does() {
     spine.freeze().await;
     // More than a socket and the queues before it hold.
     let account = &*tenant.account;
-    let events = command(5, "events", |term| {
+    let events = command(6, "events", |term| {
         crate::common::text(term, account);
         term.nil();
         term.nil();
@@ -197,6 +204,7 @@ async fn a_ping_is_answered_whatever_nats_does() {
             term.nil();
             term.nil();
         });
+        term.nil();
     });
     for _ in 0..200 {
         link.send(1, std::slice::from_ref(&events));

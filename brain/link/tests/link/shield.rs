@@ -35,7 +35,7 @@ fn put(roster: &mut Roster, entry: &Term) {
 }
 
 fn apply(roster: &mut Roster, changes: &Term) {
-    for change in changes[6].blob() {
+    for change in changes[7].blob() {
         if change.is("put") {
             put(roster, &change[1]);
         } else {

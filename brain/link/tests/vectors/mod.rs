@@ -15,6 +15,9 @@ use arqon_brain_link::queue::{BULK, Queue};
 use arqon_proto::names::SessionId;
 use arqon_proto::v1::{self, presence_order::Order};
 use arqon_spine::manifest::{BrainManifest, SecretMode};
+use arqon_telemetry::TraceContext;
+use arqon_telemetry::labels::{Label as _, SyncReason};
+use arqon_telemetry::metrics::BRAIN;
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -26,6 +29,9 @@ pub(crate) const SHIELD: &str = "shield-1";
 pub(crate) const COST: u64 = 100;
 /// The clock of the beats that the vectors hold.
 pub(crate) const TIME_MS: u64 = 1_779_999_999_123;
+
+/// The cause of the span that the vectors hold.
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const MANIFEST: &str = r#"
 node.id = "brain-1"
@@ -85,7 +91,7 @@ pub(crate) fn messages(frame: &[u8]) -> Vec<Bytes> {
             beat.time_ms = TIME_MS;
             vec![beat.encode_to_vec().into()]
         }
-        Command::Serve(_) => Vec::new(),
+        Command::Serve(_) | Command::Spans(_) => Vec::new(),
     };
     commands.into_iter().flat_map(message).collect()
 }
@@ -209,11 +215,16 @@ fn command(vector: &Vector) -> Option<Vec<u8>> {
                     term.uint(room.count.into());
                 });
             } else {
-                term.tagged(5, "events");
+                term.tagged(6, "events");
                 text(&mut term, ACCOUNT);
                 term.each(&events.coverage, coverage);
                 term.each(&events.gone, |term, epoch| term.uint(*epoch));
                 term.each(&events.rooms, room_event);
+                term.each(&events.traces, |term, trace| {
+                    term.tuple(3);
+                    text(term, &trace.room);
+                    context(term, &trace.traceparent);
+                });
             }
         }
         "PresenceAsk" => {
@@ -246,7 +257,7 @@ fn command(vector: &Vector) -> Option<Vec<u8>> {
 }
 
 /// Frames that have no message behind them.
-fn plain() -> [(&'static str, Vec<u8>); 8] {
+fn plain() -> [(&'static str, Vec<u8>); 12] {
     let number = |tag: &str, n| {
         let mut term = Writer::term();
         term.tagged(2, tag);
@@ -282,6 +293,17 @@ fn plain() -> [(&'static str, Vec<u8>); 8] {
     serve.tagged(2, "serve");
     serve.bool(true);
     let serve = serve.finish();
+    let mut all = Writer::term();
+    all.tagged(2, "numbers");
+    numbers(&mut all);
+    let mut scrape = Writer::term();
+    scrape.tagged(3, "scrape");
+    scrape.uint(300);
+    numbers(&mut scrape);
+    let mut scraped = Writer::term();
+    scraped.tagged(3, "scraped");
+    scraped.uint(300);
+    text(&mut scraped, "# EOF\n");
     [
         ("hello.in", identity().hello(&manifest())),
         ("spine.in", batch(turns.into_iter().flatten().collect())),
@@ -291,7 +313,63 @@ fn plain() -> [(&'static str, Vec<u8>); 8] {
         ("pong.in", number("pong", 7)),
         ("ping.out", number("ping", 7)),
         ("serve.out", commands(|term| term.raw(&serve))),
+        ("numbers.out", all.finish()),
+        ("scrape.out", scrape.finish()),
+        ("scraped.in", scraped.finish()),
+        ("spans.out", commands(spans)),
     ]
+}
+
+/// Every number of the catalogue, in its order, each one more than the last.
+fn numbers(term: &mut Writer) {
+    let names = BRAIN.iter().flat_map(|definition| {
+        let name = definition.name.strip_prefix("arqon_brain_").unwrap();
+        if definition.label.is_some() {
+            let reasons = SyncReason::ALL.iter();
+            reasons
+                .map(|reason| format!("{name}_{}", reason.value()))
+                .collect()
+        } else {
+            vec![name.to_owned()]
+        }
+    });
+    let names: Vec<_> = (1..).zip(names).collect();
+    term.each(&names, |term, (number, name)| {
+        term.tuple(2);
+        text(term, name);
+        term.uint(*number);
+    });
+}
+
+/// A change that was told, with an attribute of each type.
+fn spans(term: &mut Writer) {
+    term.tagged(2, "spans");
+    term.list(1);
+    term.tuple(7);
+    text(term, "brain.track");
+    context(term, TRACEPARENT);
+    term.binary(&0x0123_4567_89ab_cdef_u64.to_be_bytes());
+    term.uint(1_779_999_999_123_000_000);
+    term.uint(1_779_999_999_223_000_001);
+    term.list(3);
+    term.tuple(2);
+    text(term, "arqon.room");
+    text(term, "lobby");
+    term.tuple(2);
+    text(term, "arqon.changes");
+    term.uint(3);
+    term.tuple(2);
+    text(term, "arqon.told");
+    term.bool(true);
+    term.nil();
+    term.nil();
+}
+
+/// A trace, and a span of it.
+fn context(term: &mut Writer, traceparent: &str) {
+    let context: TraceContext = traceparent.parse().unwrap();
+    term.binary(&context.trace_id.to_be_bytes());
+    term.binary(&context.span_id.to_be_bytes());
 }
 
 fn batch(events: Vec<Event>) -> Vec<u8> {
