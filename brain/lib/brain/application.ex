@@ -10,13 +10,14 @@ defmodule Brain.Application do
   """
   use Application
 
-  alias Brain.{Core, Link, Liveness, Metrics}
+  alias Brain.{Core, Link, Liveness, Log, Metrics}
   alias Brain.Link.Credit
 
   @flush_ms 2_000
 
   @impl true
   def start(_type, _args) do
+    Logger.add_translator({Log, :translate})
     Metrics.init()
     Credit.init()
 

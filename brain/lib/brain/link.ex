@@ -148,6 +148,7 @@ defmodule Brain.Link do
       nil ->
         :persistent_term.put({__MODULE__, :config}, config)
         Logger.configure(level: Config.log_level(config))
+        Log.set_format(config.log_format)
         config
 
       first ->
