@@ -86,16 +86,16 @@ async fn measure(
     let place = place(context).await?;
     let mut writer = Writer::start(place, "bench-shield").await?;
     // Its first beat puts the writer in force.
-    until(async || Ok(first.metric("brain_shields").await? >= 2.0)).await?;
+    until(async || Ok(first.metric("arqon_brain_shields").await? >= 2.0)).await?;
 
     note("joins");
     let processes = first.processes();
     let before = process::rss(&processes)?;
-    let memory = first.metric("brain_memory_bytes").await?;
+    let memory = first.metric("arqon_brain_beam_memory_bytes").await?;
     let (cpu, begun) = (process::cpu(&processes)?, Instant::now());
     writer.join("bench.r", args.members, args.in_room).await?;
     let wanted = args.members as f64;
-    until(async || Ok(first.metric("brain_members").await? >= wanted)).await?;
+    until(async || Ok(first.metric("arqon_brain_members").await? >= wanted)).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let used = process::cpu_between(&cpu, &process::cpu(&processes)?);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -104,7 +104,7 @@ async fn measure(
         ("joins_per_s".to_owned(), wanted / seconds),
         (
             "beam_bytes_per_member".to_owned(),
-            (first.metric("brain_memory_bytes").await? - memory) / wanted,
+            (first.metric("arqon_brain_beam_memory_bytes").await? - memory) / wanted,
         ),
     ]);
     let total: f64 = used.values().sum();
@@ -122,7 +122,7 @@ async fn measure(
     let (second, warm) = Brain::start(&state, servers, folder, "bench-brain-2").await?;
     metrics.insert("start_to_warm_empty_s".into(), cold.as_secs_f64());
     metrics.insert("start_to_warm_full_s".into(), warm.as_secs_f64());
-    if second.metric("brain_members").await? < wanted {
+    if second.metric("arqon_brain_members").await? < wanted {
         return Err(Failure::new(format!(
             "{} is warm without all members",
             second.name
