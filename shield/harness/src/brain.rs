@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use crate::program::{Program, Signal, free_addr, signal};
 use crate::spine::{Spine, node};
-use crate::{http, moved, within};
+use crate::{GLANCE, http, moved, within};
 
 /// A Brain to be started.
 #[derive(Clone, Debug)]
@@ -178,11 +178,19 @@ impl TestBrain {
     /// # Panics
     /// If there is no such metric.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = within("/metrics", http::get(self.listen, "/metrics", &[]))
-            .await
-            .expect("metrics are shown")
-            .body;
-        let prefix = format!("brain_{name} ");
+        let answered = async {
+            loop {
+                let answer = http::get(self.listen, "/metrics", &[]).await;
+                let answer = answer.expect("metrics are shown");
+                if answer.status == 200 {
+                    return answer.body;
+                }
+                // Its link, which has the names, is being started again.
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        let text = within("/metrics", answered).await;
+        let prefix = format!("arqon_brain_{name} ");
         text.lines()
             .find_map(|line| line.strip_prefix(&prefix))
             .and_then(|value| value.trim().parse().ok())
