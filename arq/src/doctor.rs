@@ -389,7 +389,7 @@ async fn welcome(context: &Context, url: &str, token: String) -> Found<Client> {
             shield_id,
             ..
         },
-    ) = connect(context, url, Some(token)).await?;
+    ) = connect(context, url, Some(token), None).await?;
     Ok((client, format!("{user} of {tenant} at {shield_id}")))
 }
 

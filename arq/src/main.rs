@@ -16,6 +16,7 @@ mod duration;
 mod failure;
 mod frame_json;
 mod http;
+mod otlp;
 mod output;
 mod policy;
 mod pool;
@@ -33,10 +34,11 @@ mod trace;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::context::Context;
 use crate::failure::Result;
+use crate::otlp::Otlp;
 use crate::output::Output;
 
 /// The command line tool of ArqonBus: run it, see into it, keep its tenants.
@@ -56,6 +58,14 @@ struct Cli {
     /// Print JSON instead of text; its fields are stable
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
+    /// Send a trace of this command to a receiver of OTLP: gRPC, or HTTP where the URL has a path
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
+    otlp: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -86,6 +96,8 @@ struct Globals {
     state: Option<PathBuf>,
     /// How to print.
     output: Output,
+    /// The trace of the command.
+    otlp: Otlp,
 }
 
 impl Globals {
@@ -102,7 +114,14 @@ impl Globals {
             .worker_threads(2)
             .enable_all()
             .build()?
-            .block_on(work)
+            .block_on(async {
+                let traced = self.otlp.begin()?;
+                let outcome = work.await;
+                if let Some(traced) = traced {
+                    self.otlp.end(traced, &outcome, &self.output).await;
+                }
+                outcome
+            })
     }
 }
 
@@ -114,13 +133,16 @@ fn main() -> ExitCode {
     {
         return arqon_policy::compile::child_main();
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|words| Ok((name_of(&words), Cli::from_arg_matches(&words)?)));
+    let (command, cli) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return misread(&error),
     };
     let globals = Globals {
         state: cli.state,
         output: Output::new(cli.json),
+        otlp: Otlp::new(cli.otlp, command),
     };
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &globals),
@@ -146,6 +168,17 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// The words of a command, such as `arq tenant create`.
+fn name_of(mut words: &clap::ArgMatches) -> String {
+    let mut name = "arq".to_owned();
+    while let Some((word, rest)) = words.subcommand() {
+        name.push(' ');
+        name.push_str(word);
+        words = rest;
+    }
+    name
 }
 
 /// Help and version as clap prints them; what was typed wrongly in the form of all our errors.

@@ -67,7 +67,7 @@ impl SessionOptions {
         } else {
             Some(self.token(context, globals)?)
         };
-        connect(context, &url, token).await
+        connect(context, &url, token, globals.otlp.traceparent()).await
     }
 }
 
@@ -76,12 +76,14 @@ pub(crate) async fn connect(
     context: &Context,
     url: &str,
     token: Option<String>,
+    traceparent: Option<String>,
 ) -> Result<(Client, Welcome)> {
     let tls_ca_pem = context.authority()?;
     let params = ConnectParams {
         url: url.to_owned(),
         token,
         tls_ca_pem,
+        traceparent,
         ..ConnectParams::default()
     };
     let failed = |error| explain(url, &error);

@@ -9,6 +9,7 @@ mod common;
 mod help;
 mod live;
 mod offline;
+mod otlp;
 mod policy_live;
 mod policy_offline;
 mod presence;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arqon_proto::envelope::{self, decode_server};
+use arqon_proto::headers;
 use arqon_proto::v1::envelope::Body;
 use arqon_proto::v1::{Ack, Envelope, Join, Joined, Left, PresenceState, Refreshed, Welcome};
 use bytes::Bytes;
@@ -27,6 +28,7 @@ pub struct Client {
     socket: WebSocketStream<Stream>,
     queued: VecDeque<Envelope>,
     next_ref: u64,
+    traceparent: Option<String>,
 }
 
 impl Client {
@@ -39,6 +41,7 @@ impl Client {
             socket: connect::connect(&params).await?,
             queued: VecDeque::new(),
             next_ref: 1,
+            traceparent: params.traceparent,
         })
     }
 
@@ -106,10 +109,19 @@ impl Client {
     /// # Errors
     /// [`ClientError::Rejected`] where Shield answers ERROR, or as [`Client::recv`].
     pub async fn join(&mut self, room: &str, options: Join) -> Result<Joined, ClientError> {
-        match self.ask(envelope::join(room, 0, options)).await? {
+        let frame = self.traced(envelope::join(room, 0, options));
+        match self.ask(frame).await? {
             Some(Body::Joined(joined)) => Ok(joined),
             _ => Err(ClientError::Protocol("JOIN was not answered by JOINED")),
         }
+    }
+
+    fn traced(&self, mut frame: Envelope) -> Envelope {
+        if let Some(traceparent) = &self.traceparent {
+            let name = headers::TRACEPARENT.to_owned();
+            frame.headers.insert(name, traceparent.clone());
+        }
+        frame
     }
 
     /// Leaves a room.
@@ -133,7 +145,7 @@ impl Client {
         payload: impl Into<Bytes>,
         ack: bool,
     ) -> Result<Option<Ack>, ClientError> {
-        let frame = envelope::publish(room, 0, payload.into(), ack);
+        let frame = self.traced(envelope::publish(room, 0, payload.into(), ack));
         if !ack {
             self.send(frame).await?;
             return Ok(None);

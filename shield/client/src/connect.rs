@@ -36,6 +36,9 @@ pub struct ConnectParams {
     pub token: Option<String>,
     /// Where the token travels.
     pub token_in: TokenIn,
+    /// W3C trace context of what this connection is for: told in the upgrade,
+    /// and with each JOIN and PUBLISH of the client.
+    pub traceparent: Option<String>,
     /// The subprotocol offered; `None` offers none.
     pub subprotocol: Option<String>,
     /// Certificates to trust with `wss://`, as PEM; `None`: the system's.
@@ -59,6 +62,7 @@ impl Default for ConnectParams {
             url: String::new(),
             token: None,
             token_in: TokenIn::default(),
+            traceparent: None,
             subprotocol: Some(SUBPROTOCOL.to_owned()),
             tls_ca_pem: None,
             tls: None,
@@ -115,6 +119,7 @@ async fn connect_unbounded(params: &ConnectParams) -> Result<WebSocketStream<Str
             .as_deref()
             .map(|token| (params.token_in, token)),
         params.subprotocol.as_deref(),
+        params.traceparent.as_deref(),
     )?;
     let tls = match (&params.tls, target.tls) {
         (_, false) => None,

@@ -28,6 +28,7 @@ impl Request {
         path: &str,
         token: Option<(TokenIn, &str)>,
         subprotocol: Option<&str>,
+        traceparent: Option<&str>,
     ) -> Result<Self, ClientError> {
         let key = generate_key();
         let mut head = format!(
@@ -42,6 +43,10 @@ impl Request {
                 head.push_str(&format!("Authorization: {value}\r\n"));
             }
             Some((TokenIn::Subprotocol, token)) => offered.push(format!("arqon.bearer.{token}")),
+        }
+        if let Some(traceparent) = traceparent {
+            let value = checked("traceparent", traceparent)?;
+            head.push_str(&format!("traceparent: {value}\r\n"));
         }
         if !offered.is_empty() {
             let value = checked("subprotocol", &offered.join(", "))?;
