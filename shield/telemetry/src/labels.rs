@@ -9,9 +9,12 @@ use prometheus_client::encoding::{
 };
 
 /// A label set of one label.
-pub trait LabelKey {
+pub trait LabelKey: Sized + 'static {
     /// The label's key.
     const KEY: &'static str;
+    /// Its values, where they are few and known. Their series are there from the start:
+    /// one that appears with its first event hides that from whoever asks for a rise.
+    const FIXED: &'static [Self] = &[];
 }
 
 /// A label whose values are known when this is compiled.
@@ -42,6 +45,7 @@ macro_rules! label {
 
         impl LabelKey for $name {
             const KEY: &'static str = $key;
+            const FIXED: &'static [Self] = Self::ALL;
         }
 
         impl Label for $name {
@@ -182,6 +186,8 @@ label! {
         Overloaded = "overloaded",
         /// The handshake took too long.
         TimedOut = "timed_out",
+        /// It never said a byte: a scanner, or a browser that connects ahead of need.
+        Silent = "silent",
         /// TLS could not be agreed on.
         Tls = "tls",
         /// What came was not HTTP.

@@ -11,10 +11,12 @@ mod process;
 mod tenants;
 
 use std::{
+    hash::Hash,
     ops::Deref,
     sync::{Arc, OnceLock},
 };
 
+use arqon_proto::codes::ErrorCode;
 use prometheus_client::{
     encoding::text,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -66,6 +68,8 @@ pub trait Exposition: Send + Sync {
 pub(crate) trait Kind {
     const KIND: &'static str;
     const LABEL: Option<&'static str> = None;
+    /// Shows the values that are known beforehand.
+    fn begin(&self) {}
 }
 impl Kind for Counter {
     const KIND: &'static str = "counter";
@@ -82,13 +86,19 @@ impl Kind for Gauge<f64, std::sync::atomic::AtomicU64> {
 impl Kind for Histogram {
     const KIND: &'static str = "histogram";
 }
-impl<L: LabelKey, M: Kind> Kind for Family<L, M> {
+impl<L: LabelKey + Clone + Eq + Hash, M: Kind + Clone> Kind for Family<L, M> {
     const KIND: &'static str = M::KIND;
     const LABEL: Option<&'static str> = if L::KEY.is_empty() {
         None
     } else {
         Some(L::KEY)
     };
+
+    fn begin(&self) {
+        for label in L::FIXED {
+            self.get_or_create_owned(label);
+        }
+    }
 }
 
 impl Definition {
@@ -164,6 +174,7 @@ macro_rules! catalogue {
                 let registry = registry.sub_registry_with_prefix($prefix);
                 $(
                     let $field: $kind = $make;
+                    $crate::metrics::Kind::begin(&$field);
                     // The encoder adds the final stop.
                     let help = concat!($($help),+).trim().trim_end_matches('.');
                     registry.register(stringify!($field), help, $field.clone());
@@ -382,8 +393,18 @@ impl Metrics {
     /// A fresh set of metrics, all zero, that names this many tenants.
     pub fn new(named_tenants: usize) -> Self {
         let mut registry = Registry::default();
+        let shield = ShieldMetrics::register(&mut registry);
+        // Those of an upgrade are few too, and alerts ask for their rise.
+        for code in ErrorCode::ALL {
+            let family = match code.http_status() {
+                Some(401) => &shield.auth_failures,
+                Some(_) => &shield.upgrade_refusals,
+                None => continue,
+            };
+            family.get_or_create_owned(&Code(code.name()));
+        }
         Self(Arc::new(Inner {
-            shield: ShieldMetrics::register(&mut registry),
+            shield,
             telemetry: Arc::new(TelemetryMetrics::register(&mut registry)),
             process: ProcessMetrics::register(&mut registry),
             tenants: TenantMeters::new(named_tenants),
@@ -473,7 +494,7 @@ mod tests {
             .inc();
         let text = metrics.encode();
         for definition in SHIELD.iter().chain(TELEMETRY).chain(PROCESS) {
-            // Not shown before it has a first value.
+            // Not shown before it has a first value, unless the values of its label are known.
             let late = definition.label.is_some() || definition.name.contains("certificate");
             assert!(
                 late || text.contains(&format!("# HELP {} ", definition.name)),
@@ -495,6 +516,23 @@ mod tests {
             let seconds = definition.kind == "histogram";
             assert!(!seconds || definition.unit() == "s", "{definition:?}");
         }
+    }
+
+    #[test]
+    fn a_first_event_is_a_rise_where_values_are_known() {
+        let text = Metrics::default().encode();
+        for series in [
+            "arqon_shield_gaps_total{reason=\"sequence_jump\"}",
+            "arqon_shield_connections_refused_total{reason=\"overloaded\"}",
+            "arqon_shield_auth_failures_total{code=\"TOKEN_EXPIRED\"}",
+            "arqon_shield_upgrade_refusals_total{code=\"NOT_READY\"}",
+            "arqon_telemetry_spans_dropped_total{reason=\"export_failed\"}",
+        ] {
+            assert!(text.contains(&format!("{series} 0")), "{series}");
+        }
+        assert!(!text.contains("certificate_expiry_time_seconds 0"));
+        let brain = BrainMetrics::new().encode();
+        assert!(brain.contains("arqon_brain_syncs_total{reason=\"digest\"} 0"));
     }
 
     #[test]

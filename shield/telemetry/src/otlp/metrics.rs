@@ -200,9 +200,13 @@ mod tests {
         let Some(Data::Sum(sum)) = &named(&exported, "arqon_shield_auth_failures").data else {
             panic!("no sum");
         };
-        let point = &sum.data_points[0];
+        let expired = Some(Value::StringValue(code.0.to_owned()));
+        let of_code = |point: &&NumberDataPoint| {
+            let label = &point.attributes[0];
+            label.key == "code" && label.value.as_ref().unwrap().value == expired
+        };
+        let point = sum.data_points.iter().find(of_code).unwrap();
         assert_eq!(point.value, Some(number_data_point::Value::AsDouble(3.0)));
-        assert_eq!(point.attributes[0].key, "code");
         let Some(Data::Histogram(all)) = &named(&exported, "arqon_shield_handshake_seconds").data
         else {
             panic!("no histogram");
