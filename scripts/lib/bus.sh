@@ -26,6 +26,7 @@ finish() {
     trap '' INT TERM HUP
     stop_listeners
     stop_bus || [ "$status" != 0 ] || status=1
+    no_secret_in_logs || [ "$status" != 0 ] || status=1
     rm -rf "$work"
     exit "$status"
 }
@@ -66,6 +67,14 @@ stop_bus() {
     bus_pid=
     kill -TERM "$pid" 2>/dev/null || true
     wait "$pid"
+}
+
+# No log may hold a token, a credential (three parts of base64 with dots between) or a seed.
+no_secret_in_logs() {
+    local found
+    found=$(grep -rlE 'eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.|\bS[A-Z2-7]{57}\b' "$state/logs" 2>/dev/null) || return 0
+    printf 'a token or a seed is in %s\n' "$found" >&2
+    return 1
 }
 
 hear() { listen JOINED sub "$@"; }
