@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -78,11 +81,14 @@ pub(super) async fn handshake(
     places: &Places,
 ) {
     let until = since + edge.listen.handshake_timeout;
+    let spoke = AtomicBool::new(false);
     let attempt = async {
-        // A connection that says nothing waits here and takes no place.
-        if stream.readable().await.is_err() {
+        // A connection that says nothing waits here and takes no place. By a look at its first byte:
+        // `readable` tells of an accepted socket at once that it is.
+        if !matches!(stream.peek(&mut [0]).await, Ok(1)) {
             return None;
         }
+        spoke.store(true, Ordering::Relaxed);
         let _place = places.running.acquire().await.ok()?;
         edge.metrics.handshakes.inc();
         let _count = scopeguard(|| {
@@ -97,7 +103,8 @@ pub(super) async fn handshake(
             (edge.open)(socket, read_ahead, identity, arrival);
         }
         Ok(None) => {}
-        Err(_) => refused(edge, ConnectionRefusal::TimedOut),
+        Err(_) if spoke.load(Ordering::Relaxed) => refused(edge, ConnectionRefusal::TimedOut),
+        Err(_) => refused(edge, ConnectionRefusal::Silent),
     }
 }
 

@@ -465,6 +465,19 @@ async fn a_head_over_the_limit_is_not_read() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_takes_no_place() {
+    let front = Front::with("max_handshakes = 1", None, true).await;
+    let _silent = [front.connect().await, front.connect().await];
+    let header = format!("Authorization: Bearer {}", good_token());
+    let mut stream = front.connect().await;
+    let request = upgrade(&[&header]);
+    // Well below the limit of a handshake, at which a place would be free again.
+    let asked = timeout(Duration::from_secs(5), ask_head(&mut stream, &request));
+    let answer = asked.await.unwrap();
+    assert_eq!(answer.status, 101, "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_slow_client_takes_a_place_no_longer_than_the_limit() {
     let listen = "handshake_timeout_secs = 1\nmax_handshakes = 1";
     let mut front = Front::with(listen, None, true).await;
@@ -488,7 +501,8 @@ async fn a_slow_client_takes_a_place_no_longer_than_the_limit() {
         let ended = timeout(PATIENCE, stream.read(&mut [0; 64])).await.unwrap();
         assert!(matches!(ended, Ok(0) | Err(_)));
     }
-    assert!(front.refusals(ConnectionRefusal::TimedOut) >= 2);
+    assert!(front.refusals(ConnectionRefusal::TimedOut) >= 1);
+    assert_eq!(front.refusals(ConnectionRefusal::Silent), 1);
 }
 
 #[tokio::test]
