@@ -190,6 +190,7 @@ impl TestBrain {
             }
         };
         let text = within("/metrics", answered).await;
+        moved::note(&text);
         let prefix = format!("arqon_brain_{name} ");
         text.lines()
             .find_map(|line| line.strip_prefix(&prefix))

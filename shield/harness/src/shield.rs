@@ -318,6 +318,7 @@ pub async fn metric_at(admin: SocketAddr, name: &str, label: &str) -> f64 {
         .await
         .expect("metrics are shown")
         .body;
+    moved::note(&text);
     let prefix = format!("arqon_shield_{name}");
     text.lines()
         .filter_map(|line| line.strip_prefix(&prefix)?.rsplit_once(' '))

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::rotation::speak;
 
 /// A peer in `lobby` with the smallest receive buffer, which does not read.
-async fn stalled(shield: &TestShield, tenant: &TestTenant) -> RawPeer {
+pub(crate) async fn stalled(shield: &TestShield, tenant: &TestTenant) -> RawPeer {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let stream = within("a connection", socket.connect(shield.addr()))

@@ -17,6 +17,7 @@ mod presence_wire;
 mod rights;
 mod rooms;
 mod rotation;
+mod seldom;
 mod telemetry;
 mod tls;
 mod wscat;

@@ -9,14 +9,19 @@ use futures_util::StreamExt as _;
 
 const MALWARE: &str = r#"{"words":["malware"]}"#;
 
-async fn member(shield: &TestShield, tenant: &TestTenant, user: &str, room: &str) -> Client {
+pub(crate) async fn member(
+    shield: &TestShield,
+    tenant: &TestTenant,
+    user: &str,
+    room: &str,
+) -> Client {
     let mut client = shield.connect(&tenant.token().user(user).sign()).await;
     client.join(room).await;
     client
 }
 
 /// Publishes, and reads past deliveries to the answer: the code that refused it, if any.
-async fn publish(client: &mut Client, room: &str, text: &str) -> Result<(), v1::Error> {
+pub(crate) async fn publish(client: &mut Client, room: &str, text: &str) -> Result<(), v1::Error> {
     let reference = client.publish_with(room, text, &[]).await;
     loop {
         let frame = client.next().await;
@@ -521,7 +526,7 @@ async fn audited(control: &ControlStore) -> Vec<v1::PolicyEvent> {
 }
 
 /// Traps on a payload that begins with `t`, loops on `l`, allows all else.
-fn faulty_component() -> Vec<u8> {
+pub(crate) fn faulty_component() -> Vec<u8> {
     let core = wat::parse_str(include_str!("../faulty.wat")).unwrap();
     arqon_policy::wrap::componentize(&core).unwrap()
 }

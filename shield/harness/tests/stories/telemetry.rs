@@ -238,6 +238,29 @@ async fn errors_are_traced_where_nothing_else_is_and_strangers_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_says_a_lot_is_traced_up_to_its_cap() {
+    let receiver = Receiver::start().await;
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine
+        .shield()
+        .with(&receiver.traces())
+        .with("telemetry.traces_per_tenant = 1")
+        .start()
+        .await;
+    let mut alice = member(&shield, &acme, "alice").await;
+    for number in 0..50 {
+        let text = format!("message {number}");
+        assert_eq!(publish(&mut alice, &text, &[]).await, None);
+    }
+    let telemetry = shield.inner().metrics().telemetry();
+    assert!(telemetry.traces_capped.get() > 0);
+    let sampled = telemetry.traces_sampled.get();
+    // A connect and a join among them; one a second, and two saved for a burst.
+    assert!((2..40).contains(&sampled), "{sampled}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_refuses_hangs_or_is_away_costs_nobody_a_message() {
     let receiver = Receiver::start().await;
     let spine = Spine::start().await;
