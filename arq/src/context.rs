@@ -15,6 +15,9 @@ pub(crate) const FOLDER: &str = ".arqon";
 pub(crate) struct Settings {
     /// NATS servers.
     pub(crate) nats: Vec<String>,
+    /// The NATS server's monitoring endpoint, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nats_monitor: Option<String>,
     /// Where clients connect to Shield.
     pub(crate) shield_url: String,
     /// Shield's admin listener.
@@ -36,6 +39,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             nats: vec!["nats://127.0.0.1:4222".to_owned()],
+            nats_monitor: None,
             shield_url: "ws://127.0.0.1:8080/v1/socket".to_owned(),
             admin_url: "http://127.0.0.1:8081".to_owned(),
             default_tenant: "acme".to_owned(),

@@ -12,6 +12,7 @@ use arqon_spine::server_config::{self, ServerParams};
 use arqon_spine::state::{Role, StateFolder};
 
 use super::ports::{MAX_BRAINS, Ports, port_of};
+use super::telemetry::TelemetryOptions;
 use crate::auth::DevelopmentKey;
 use crate::context::{Context, create_folder, write_private};
 use crate::failure::{Doing, Exit, Failure, Result};
@@ -53,6 +54,11 @@ pub(super) fn ports(context: &Context) -> Ports {
             .or_else(|| port_of(&settings.admin_url))
             .unwrap_or(8081),
         brains,
+        monitor: settings
+            .nats_monitor
+            .as_deref()
+            .and_then(port_of)
+            .unwrap_or(8222),
     }
 }
 
@@ -91,6 +97,7 @@ pub(super) fn prepare(
     context: &mut Context,
     ports: Ports,
     brains: usize,
+    telemetry: &TelemetryOptions,
     output: &Output,
 ) -> Result<bool> {
     let first = !context.spine_folder().is_dir();
@@ -102,11 +109,13 @@ pub(super) fn prepare(
         ));
     }
     let state = StateFolder::create(context.spine_folder())?;
+    let monitor = format!("http://127.0.0.1:{}", ports.monitor);
     context.settings.nats = vec![format!("nats://127.0.0.1:{}", ports.nats)];
+    context.settings.nats_monitor = Some(monitor.clone());
     context.settings.shield_url = format!("ws://127.0.0.1:{}/v1/socket", ports.shield);
     context.settings.admin_url = format!("http://127.0.0.1:{}", ports.admin);
     context.save()?;
-    write_nats_config(context, &state, ports.nats)?;
+    write_nats_config(context, &state, ports)?;
 
     let pool = NodeId::parse(POOL)?;
     state.ensure_fleet_key(&pool)?;
@@ -137,6 +146,7 @@ pub(super) fn prepare(
             ("listen", "admin", local(ports.admin)),
             ("spine", "servers", servers.clone()),
         ],
+        telemetry,
     )?;
     // Before anything starts: Shield would say the same, later and among other lines.
     Manifest::load(&file).map_err(bad_manifest)?;
@@ -145,6 +155,15 @@ pub(super) fn prepare(
         let control = state.creds(Role::ControlBrain, &node)?;
         let presence = state.creds(Role::Brain, &node)?;
         let file = brain_manifest(context, id);
+        let mut set = vec![
+            ("brain", "listen", local(port)),
+            ("spine", "servers", servers.clone()),
+        ];
+        // One Brain tells of the server; more would tell the same.
+        if id == BRAINS[0] {
+            let monitors = format!("[{}]", quoted(&monitor));
+            set.push(("telemetry", "nats_monitors", monitors));
+        }
         write_manifest(
             &file,
             manifest::Role::Brain,
@@ -156,10 +175,8 @@ pub(super) fn prepare(
                 ),
                 ("brain.creds_file", &quoted(&relative(context, presence))),
             ],
-            &[
-                ("brain", "listen", local(port)),
-                ("spine", "servers", servers.clone()),
-            ],
+            &set,
+            telemetry,
         )?;
         BrainManifest::load(&file).map_err(bad_manifest)?;
     }
@@ -177,12 +194,14 @@ fn local(port: u16) -> String {
     quoted(&format!("127.0.0.1:{port}"))
 }
 
-/// Makes a manifest where there is none, and sets in it what depends on the ports.
+/// Makes a manifest where there is none, and sets in it what depends on the ports and on what was
+/// asked for.
 fn write_manifest(
     file: &Path,
     role: manifest::Role,
     first: &[(&str, &str)],
     set: &[(&str, &str, String)],
+    telemetry: &TelemetryOptions,
 ) -> Result {
     let mut text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -194,15 +213,22 @@ fn write_manifest(
     for (section, key, value) in set {
         text = set_key(&text, section, key, value);
     }
+    for (key, value) in telemetry.keys() {
+        text = match value {
+            Some(value) => set_key(&text, "telemetry", key, &value),
+            None => unset_key(&text, "telemetry", key),
+        };
+    }
     std::fs::write(file, text).doing(format!("cannot write {}", file.display()))
 }
 
 /// Writes the configuration of a single NATS server.
-fn write_nats_config(context: &Context, state: &StateFolder, port: u16) -> Result<PathBuf> {
+fn write_nats_config(context: &Context, state: &StateFolder, ports: Ports) -> Result<PathBuf> {
     let folder = context.nats_folder();
     create_folder(&folder)?;
     let mut params = ServerParams::single(folder.clone());
-    params.listen = SocketAddr::from(([127, 0, 0, 1], port));
+    params.listen = SocketAddr::from(([127, 0, 0, 1], ports.nats));
+    params.http = Some(SocketAddr::from(([127, 0, 0, 1], ports.monitor)));
     let file = folder.join("nats.conf");
     write_private(&file, server_config::render(state, &params)?.as_bytes())?;
     Ok(file)
@@ -299,7 +325,7 @@ fn relative(context: &Context, path: PathBuf) -> String {
         .to_string()
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
@@ -307,27 +333,47 @@ fn quoted(text: &str) -> String {
 fn set_key(text: &str, section: &str, key: &str, value: &str) -> String {
     let wanted = format!("{key} = {value}");
     let header = format!("[{section}]");
-    let names_key = |line: &str| {
-        line.split_once('=')
-            .is_some_and(|(name, _)| name.trim().trim_start_matches('#').trim() == key)
-    };
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let Some(start) = lines.iter().position(|line| line.trim() == header) else {
+    let Some((start, end)) = find_section(&lines, &header) else {
         return format!("{}\n\n{header}\n{wanted}\n", text.trim_end());
     };
-    let end = lines
-        .iter()
-        .skip(start + 1)
-        .position(|line| line.trim_start().starts_with('['))
-        .map_or(lines.len(), |offset| start + 1 + offset);
-    let set = (start + 1..end)
-        .find(|&at| names_key(&lines[at]) && !lines[at].trim_start().starts_with('#'));
-    let shown = (start + 1..end).find(|&at| names_key(&lines[at]));
+    let set = (start..end)
+        .find(|&at| names_key(&lines[at], key) && !lines[at].trim_start().starts_with('#'));
+    let shown = (start..end).find(|&at| names_key(&lines[at], key));
     match set.or(shown) {
         Some(at) => lines[at] = wanted,
-        None => lines.insert(start + 1, wanted),
+        None => lines.insert(start, wanted),
     }
     lines.join("\n") + "\n"
+}
+
+/// Makes a comment of one key of a TOML text, where it is set.
+fn unset_key(text: &str, section: &str, key: &str) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    if let Some((start, end)) = find_section(&lines, &format!("[{section}]")) {
+        for line in &mut lines[start..end] {
+            if names_key(line, key) && !line.trim_start().starts_with('#') {
+                line.insert_str(0, "# ");
+            }
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The lines of a section, without its header.
+fn find_section(lines: &[String], header: &str) -> Option<(usize, usize)> {
+    let start = lines.iter().position(|line| line.trim() == header)? + 1;
+    let end = lines[start..]
+        .iter()
+        .position(|line| line.trim_start().starts_with('['))
+        .map_or(lines.len(), |offset| start + offset);
+    Some((start, end))
+}
+
+/// Whether a line sets a key, or shows it as a comment.
+fn names_key(line: &str, key: &str) -> bool {
+    line.split_once('=')
+        .is_some_and(|(name, _)| name.trim().trim_start_matches('#').trim() == key)
 }
 
 #[cfg(test)]
@@ -346,5 +392,15 @@ mod tests {
         assert_eq!(set_key(&once, "listen", "public", "\"c\""), once);
         assert_eq!(set_key("[a]\n", "a", "k", "1"), "[a]\nk = 1\n");
         assert_eq!(set_key("[a]\n", "b", "k", "1"), "[a]\n\n[b]\nk = 1\n");
+    }
+
+    #[test]
+    fn a_key_becomes_a_comment_and_comes_back() {
+        let text = "[a]\nk = 1\n\n[b]\nk = 2\n";
+        let off = unset_key(text, "a", "k");
+        assert_eq!(off, "[a]\n# k = 1\n\n[b]\nk = 2\n");
+        assert_eq!(unset_key(&off, "a", "k"), off);
+        assert_eq!(unset_key(&off, "c", "k"), off);
+        assert_eq!(set_key(&off, "a", "k", "1"), text);
     }
 }

@@ -4,6 +4,7 @@ mod children;
 mod layout;
 pub(crate) mod ports;
 mod record;
+mod telemetry;
 mod up;
 
 use std::time::Duration;
@@ -14,8 +15,9 @@ use serde_json::json;
 
 use self::ports::PortOptions;
 use self::record::{Lock, Record};
+use self::telemetry::TelemetryOptions;
 use crate::Globals;
-use crate::context::Context;
+use crate::context::{Context, Settings};
 use crate::failure::{Doing, Exit, Failure, Result};
 use crate::output::Paint;
 
@@ -65,6 +67,8 @@ struct UpArgs {
     no_brain: bool,
     #[command(flatten)]
     ports: PortOptions,
+    #[command(flatten)]
+    telemetry: TelemetryOptions,
 }
 
 fn brain_count(text: &str) -> std::result::Result<usize, String> {
@@ -81,7 +85,12 @@ pub(crate) fn run(dev: Dev, globals: &Globals) -> Result {
         Command::Up(args) => {
             let brains = if args.no_brain { 0 } else { args.brains };
             globals.wait(Box::pin(up::run(
-                context, args.ports, brains, args.quiet, globals,
+                context,
+                args.ports,
+                brains,
+                &args.telemetry,
+                args.quiet,
+                globals,
             )))
         }
         Command::Down => {
@@ -134,6 +143,7 @@ fn status(context: &Context, globals: &Globals) -> Result {
             "shield_url": settings.shield_url,
             "admin_url": settings.admin_url,
             "nats": settings.nats,
+            "nats_monitor": settings.nats_monitor,
             "folder": context.folder,
         }))?;
         return if running.is_some() {
@@ -167,9 +177,18 @@ fn status(context: &Context, globals: &Globals) -> Result {
     output.pairs(&[
         ("clients", settings.shield_url.clone()),
         ("metrics", format!("{}/metrics", settings.admin_url)),
-        ("NATS", settings.nats.join(", ")),
+        ("NATS", nats(settings)),
         ("folder", context.folder.display().to_string()),
     ])
+}
+
+/// Where NATS is, and where it tells of itself.
+fn nats(settings: &Settings) -> String {
+    let servers = settings.nats.join(", ");
+    match &settings.nats_monitor {
+        Some(monitor) => format!("{servers} (monitoring {monitor})"),
+        None => servers,
+    }
 }
 
 fn reset(context: &Context, force: bool, globals: &Globals) -> Result {

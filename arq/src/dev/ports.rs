@@ -21,13 +21,16 @@ pub(crate) struct Ports {
     pub(crate) admin: u16,
     /// The Brains' listeners, as many as there may be.
     pub(crate) brains: [u16; MAX_BRAINS],
+    /// The NATS server's monitoring endpoint.
+    pub(crate) monitor: u16,
 }
 
 /// Ports as they can be asked for.
 #[derive(Debug, Clone, Copy, Default, Args)]
 #[command(next_help_heading = "Ports")]
 pub(crate) struct PortOptions {
-    /// Take N, N+1, N+2 and so on for NATS, Shield, admin and Brains; 0 takes any free ones
+    /// Take N, N+1, N+2 and so on for NATS, Shield, admin, three Brains and NATS's monitoring;
+    /// 0 takes any free ones
     #[arg(long, value_name = "N")]
     pub(crate) port_base: Option<u16>,
     /// The NATS server's port [default: 4222]
@@ -42,6 +45,9 @@ pub(crate) struct PortOptions {
     /// The first Brain's port for health and metrics; the others follow [default: 8082]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) brain_port: Option<u16>,
+    /// The port of the NATS server's monitoring endpoint [default: 8222]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) monitor_port: Option<u16>,
 }
 
 impl Ports {
@@ -51,6 +57,7 @@ impl Ports {
             ("NATS", self.nats),
             ("Shield", self.shield),
             ("Shield's admin listener", self.admin),
+            ("NATS's monitoring", self.monitor),
         ];
         let brains = self.brains.into_iter().take(brains);
         fixed.into_iter().chain(brains.map(|port| ("Brain", port)))
@@ -95,6 +102,7 @@ impl PortOptions {
                     shield: next(1)?,
                     admin: next(2)?,
                     brains: [next(3)?, next(4)?, next(5)?],
+                    monitor: next(6)?,
                 }
             }
         };
@@ -107,6 +115,7 @@ impl PortOptions {
             shield: self.shield_port.unwrap_or(base.shield),
             admin: self.admin_port.unwrap_or(base.admin),
             brains,
+            monitor: self.monitor_port.unwrap_or(base.monitor),
         };
         let mut seen = HashSet::new();
         if !ports.named(MAX_BRAINS).all(|(_, port)| seen.insert(port)) {
@@ -119,17 +128,26 @@ impl PortOptions {
 /// Ports that are free now; all are held until all are known, so that they differ.
 fn free_ports() -> Result<Ports> {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held = [bind()?, bind()?, bind()?, bind()?, bind()?, bind()?];
-    let mut ports = [0; 3 + MAX_BRAINS];
+    let held = [
+        bind()?,
+        bind()?,
+        bind()?,
+        bind()?,
+        bind()?,
+        bind()?,
+        bind()?,
+    ];
+    let mut ports = [0; 4 + MAX_BRAINS];
     for (port, listener) in ports.iter_mut().zip(&held) {
         *port = listener.local_addr()?.port();
     }
-    let [nats, shield, admin, brains @ ..] = ports;
+    let [nats, shield, admin, monitor, brains @ ..] = ports;
     Ok(Ports {
         nats,
         shield,
         admin,
         brains,
+        monitor,
     })
 }
 
@@ -226,6 +244,7 @@ mod tests {
             shield: 1,
             admin: 2,
             brains: [3, 4, 5],
+            monitor: 6,
         };
         let failure = ports.check_free(0).unwrap_err();
         assert!(
@@ -246,6 +265,7 @@ mod tests {
             shield: 8080,
             admin: 8081,
             brains: [8082, 8083, 8084],
+            monitor: 8222,
         };
         let none = PortOptions::default();
         assert_eq!(none.over(now).unwrap(), now);
@@ -260,6 +280,7 @@ mod tests {
                 shield: 14_001,
                 admin: 14_002,
                 brains: [14_003, 14_004, 14_005],
+                monitor: 14_006,
             }
         );
         let one = PortOptions {

@@ -10,6 +10,7 @@ use super::children::{Program, Running, find_brain, find_program};
 use super::layout;
 use super::ports::{PortOptions, Ports};
 use super::record::{Lock, Process, Record, stop_leftovers};
+use super::telemetry::TelemetryOptions;
 use crate::Globals;
 use crate::context::Context;
 use crate::failure::{Doing, Failure, Result};
@@ -28,6 +29,7 @@ pub(super) async fn run(
     mut context: Context,
     options: PortOptions,
     brains: usize,
+    telemetry: &TelemetryOptions,
     quiet: bool,
     globals: &Globals,
 ) -> Result {
@@ -61,7 +63,7 @@ pub(super) async fn run(
             )
         })?),
     };
-    layout::prepare(&mut context, ports, brains, output)?;
+    layout::prepare(&mut context, ports, brains, telemetry, output)?;
 
     let mut up = Up {
         context,
@@ -233,6 +235,7 @@ impl Up {
                 "shield_url": settings.shield_url,
                 "admin_url": settings.admin_url,
                 "nats": settings.nats,
+                "nats_monitor": settings.nats_monitor,
                 "brains": self.brains.iter().map(|(id, port)| json!({
                     "id": id,
                     "url": format!("http://127.0.0.1:{port}"),
@@ -248,7 +251,7 @@ impl Up {
         output.pairs(&[
             ("  clients", settings.shield_url.clone()),
             ("  metrics", format!("{}/metrics", settings.admin_url)),
-            ("  NATS", settings.nats.join(", ")),
+            ("  NATS", super::nats(settings)),
             ("  presence", self.presence()),
             ("  tenants", tenants.join(", ")),
             ("  folder", self.context.folder.display().to_string()),

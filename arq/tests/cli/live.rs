@@ -592,6 +592,46 @@ fn after_a_crash_it_comes_up_as_it_was() {
 }
 
 #[test]
+fn receivers_of_telemetry_are_kept_until_others_are_named() {
+    // Nobody is there, which is no error.
+    let asked = [
+        "--otlp-traces",
+        "http://127.0.0.1:9",
+        "--otlp-metrics",
+        "http://127.0.0.1:9/api/v1/otlp/v1/metrics",
+    ];
+    let free = ["--port-base", "0", "--no-brain"];
+    let mut bus = Bus::start_in(Folder::new(), &[&free[..], &asked].concat());
+    let telemetry = |folder: &Folder| {
+        let text = std::fs::read_to_string(folder.state().join("config.toml")).unwrap();
+        let manifest: toml::Table = text.parse().unwrap();
+        manifest["telemetry"].as_table().unwrap().clone()
+    };
+    let first = telemetry(&bus.folder);
+    assert_eq!(first["traces_endpoint"].as_str(), Some(asked[1]));
+    assert_eq!(first["traces_protocol"].as_str(), Some("grpc"));
+    assert_eq!(first["metrics_endpoint"].as_str(), Some(asked[3]));
+    assert_eq!(first["metrics_protocol"].as_str(), Some("http"));
+    let status = bus.arq(&["--json", "dev", "status"]).json();
+    assert_eq!(status["nats_monitor"], bus.ready["nats_monitor"]);
+    let monitor = status["nats_monitor"].as_str().unwrap();
+    let address = monitor.strip_prefix("http://").unwrap();
+    assert!(std::net::TcpStream::connect(address).is_ok());
+    assert!(bus.arq(&["dev", "status"]).ok().out.contains(monitor));
+
+    assert_eq!(bus.end("TERM"), Some(0));
+    let folder = std::mem::replace(&mut bus.folder, Folder::new());
+    let mut bus = Bus::start_in(folder, &["--no-brain"]);
+    assert_eq!(telemetry(&bus.folder), first);
+    assert_eq!(bus.end("TERM"), Some(0));
+    let folder = std::mem::replace(&mut bus.folder, Folder::new());
+    let bus = Bus::start_in(folder, &["--no-brain", "--otlp-traces", "off"]);
+    let without = telemetry(&bus.folder);
+    assert!(!without.contains_key("traces_endpoint"));
+    assert_eq!(without["metrics_endpoint"], first["metrics_endpoint"]);
+}
+
+#[test]
 fn a_reset_deletes_what_was_made() {
     let folder = Folder::new();
     folder.arq(&["spine", "init"]).ok();
