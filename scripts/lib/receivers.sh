@@ -6,6 +6,7 @@
 #   choose_ports            free ones into prometheus_port, jaeger_port, otlp_grpc_port and jaeger_more (three)
 #   start_receivers FOLDER  back when both are ready; their data and logs are in FOLDER
 #   stop_receivers          stops both
+#   fetch URL               what is there; fails where nothing is
 #
 # Where they are: prometheus_url, jaeger_url, otlp_traces_url and otlp_metrics_url, set by `name_receivers`.
 
@@ -52,14 +53,20 @@ start_receivers() {
         --set="receivers.otlp.protocols.http.endpoint=127.0.0.1:$http" >"$folder/jaeger.log" 2>&1 &
     receivers+=("$!")
     local deadline=$((SECONDS + 30))
-    until curl --silent --fail --max-time 2 "$prometheus_url/-/ready" >/dev/null &&
-        curl --silent --fail --max-time 2 "http://127.0.0.1:$health/status" >/dev/null; do
+    until { fetch "$prometheus_url/-/ready" && fetch "http://127.0.0.1:$health/status"; } >/dev/null 2>&1; do
         if [ "$SECONDS" -ge "$deadline" ] || ! kill -0 "${receivers[@]}" 2>/dev/null; then
             tail -n 5 "$folder/prometheus.log" "$folder/jaeger.log" >&2
             return 1
         fi
         sleep 0.1
     done
+}
+
+fetch() {
+    "$telemetry_python" -c '
+import sys, urllib.request
+with urllib.request.urlopen(sys.argv[1], timeout=2) as answer:
+    sys.stdout.write(answer.read().decode())' "$1"
 }
 
 stop_receivers() {
