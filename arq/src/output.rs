@@ -36,6 +36,35 @@ pub(crate) enum Paint {
     Bold,
 }
 
+/// Ends every colour.
+const RESET: &str = "\x1b[0m";
+
+impl Paint {
+    const ALL: [Self; 7] = [
+        Self::Green,
+        Self::Red,
+        Self::Yellow,
+        Self::Cyan,
+        Self::Magenta,
+        Self::Dim,
+        Self::Bold,
+    ];
+
+    /// What begins it on a terminal.
+    fn begin(self) -> String {
+        let code = match self {
+            Self::Green => "32",
+            Self::Red => "31",
+            Self::Yellow => "33",
+            Self::Cyan => "36",
+            Self::Magenta => "35",
+            Self::Dim => "2",
+            Self::Bold => "1",
+        };
+        format!("\x1b[{code}m")
+    }
+}
+
 impl Output {
     /// Decides on colours: none without a terminal, none where `NO_COLOR` is set.
     pub(crate) fn new(json: bool) -> Self {
@@ -97,43 +126,76 @@ impl Output {
         self.note(format!("{label} {}", text.as_ref()));
     }
 
-    /// A table with a head, on stdout. Without rows, `empty` on stderr.
+    /// A table with a head, on stdout. Without rows, `empty` on stderr. What is in the cells may
+    /// be of others' making; each stays one line.
     pub(crate) fn table(&self, head: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Result {
         if rows.is_empty() {
             self.note(empty);
             return Ok(());
         }
+        self.table_lines(head, &rows)
+            .iter()
+            .try_for_each(|line| self.line(line))
+    }
+
+    fn table_lines(&self, head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        table.set_header(head.iter().map(|cell| cell.to_uppercase()));
-        table.add_rows(rows);
+        table.set_header(head.iter().map(|cell| escaped(&cell.to_uppercase())));
+        for row in rows {
+            table.add_row(row.iter().map(|cell| self.tamed(cell)));
+        }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
         let text = table.to_string();
-        for line in text.lines() {
-            self.line(line.trim_end())?;
-        }
-        Ok(())
+        text.lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect()
     }
 
-    /// Names and values in two columns, on stdout.
+    /// Names and values in two columns, on stdout. A value may have lines; what is in them may be
+    /// of others' making.
     pub(crate) fn pairs(&self, pairs: &[(&str, String)]) -> Result {
-        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in pairs {
+        self.pair_lines(pairs)
+            .iter()
+            .try_for_each(|line| self.line(line))
+    }
+
+    fn pair_lines(&self, pairs: &[(&str, String)]) -> Vec<String> {
+        let names: Vec<String> = pairs.iter().map(|(name, _)| escaped(name)).collect();
+        let width = names.iter().map(String::len).max().unwrap_or(0);
+        let mut lines = Vec::new();
+        for (name, (_, value)) in names.iter().zip(pairs) {
             let label = self.paint(Paint::Dim, &format!("{name:width$}"));
             for (index, line) in value.lines().enumerate() {
+                let line = self.tamed(line);
                 if index == 0 {
-                    self.line(format!("{label}  {line}"))?;
+                    lines.push(format!("{label}  {line}"));
                 } else {
-                    self.line(format!("{:width$}  {line}", ""))?;
+                    lines.push(format!("{:width$}  {line}", ""));
                 }
             }
             if value.is_empty() {
-                self.line(format!("{label}  -"))?;
+                lines.push(format!("{label}  -"));
             }
         }
-        Ok(())
+        lines
+    }
+
+    /// [`escaped`], except that it may begin with a piece in one of our colours, where stdout
+    /// takes colours. Who forges that has coloured his own text, and no more.
+    fn tamed(&self, text: &str) -> String {
+        let piece = Paint::ALL.into_iter().find_map(|paint| {
+            let (piece, rest) = text.strip_prefix(&paint.begin())?.split_once(RESET)?;
+            Some((paint, piece, rest))
+        });
+        match piece {
+            Some((paint, piece, rest)) if self.colour => {
+                painted(true, paint, &escaped(piece)) + &escaped(rest)
+            }
+            _ => escaped(text),
+        }
     }
 
     /// Prints a failure.
@@ -199,16 +261,7 @@ pub(crate) fn painted(on: bool, paint: Paint, text: &str) -> String {
     if !on {
         return text.to_owned();
     }
-    let code = match paint {
-        Paint::Green => "32",
-        Paint::Red => "31",
-        Paint::Yellow => "33",
-        Paint::Cyan => "36",
-        Paint::Magenta => "35",
-        Paint::Dim => "2",
-        Paint::Bold => "1",
-    };
-    format!("\x1b[{code}m{text}\x1b[0m")
+    format!("{}{text}{RESET}", paint.begin())
 }
 
 /// A reader that went away (`arq … | head`) is no failure.
@@ -230,5 +283,67 @@ mod tests {
             escaped("a\n\x1b[2J\u{202e}b\u{200b}"),
             "a\\n\\u{1b}[2J\\u{202e}b\\u{200b}"
         );
+    }
+
+    const PLAIN: Output = Output {
+        json: false,
+        colour: false,
+        colour_stderr: false,
+    };
+    const COLOURED: Output = Output {
+        colour: true,
+        ..PLAIN
+    };
+    /// A title, a bell, CSI as a C1 control, and a row that is none.
+    const HOSTILE: &str = "x\x1b]0;me\x07\u{9b}2J\ny";
+    const TAMED: &str = "x\\u{1b}]0;me\\u{7}\\u{9b}2J\\ny";
+
+    #[test]
+    fn no_cell_steers_the_terminal_or_makes_a_row() {
+        let rows = [
+            vec![HOSTILE.to_owned(), "1".to_owned()],
+            vec!["b".to_owned(), HOSTILE.to_owned()],
+        ];
+        for output in [PLAIN, COLOURED] {
+            let lines = output.table_lines(&["name", "n"], &rows);
+            assert_eq!(lines.len(), 3, "{lines:?}");
+            assert_eq!(lines[1], format!("{TAMED}  1"));
+            assert_eq!(lines[2], format!("{:1$}  {TAMED}", "b", TAMED.len()));
+        }
+    }
+
+    #[test]
+    fn no_value_steers_the_terminal() {
+        let pairs = [
+            ("a", format!("first\r\n{HOSTILE}")),
+            (HOSTILE, String::new()),
+        ];
+        let width = TAMED.len();
+        let tamed: Vec<&str> = TAMED.split("\\n").collect();
+        assert_eq!(
+            PLAIN.pair_lines(&pairs),
+            [
+                format!("{:width$}  first", "a"),
+                format!("{:width$}  {}", "", tamed[0]),
+                format!("{:width$}  {}", "", tamed[1]),
+                format!("{TAMED}  -"),
+            ]
+        );
+    }
+
+    #[test]
+    fn our_colours_stay_and_nothing_else_does() {
+        for paint in Paint::ALL {
+            let text = COLOURED.paint(paint, "fine") + ": \x1b[2J";
+            assert_eq!(
+                COLOURED.tamed(&text),
+                COLOURED.paint(paint, "fine") + ": \\u{1b}[2J"
+            );
+        }
+        let text = painted(true, Paint::Red, "a\x1b[2J");
+        assert_eq!(COLOURED.tamed(&text), "\x1b[31ma\\u{1b}[2J\x1b[0m");
+        assert_eq!(PLAIN.tamed(&text), text.replace('\x1b', "\\u{1b}"));
+        assert_eq!(COLOURED.tamed("\x1b[31mopen"), "\\u{1b}[31mopen");
+        assert_eq!(COLOURED.tamed("\x1b[5mx\x1b[0m"), "\\u{1b}[5mx\\u{1b}[0m");
     }
 }

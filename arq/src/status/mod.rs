@@ -18,7 +18,7 @@ use crate::Globals;
 use crate::admin::{explain, with};
 use crate::duration::words;
 use crate::failure::{Exit, Failure, Result};
-use crate::output::{Output, Paint, counted};
+use crate::output::{Output, Paint, counted, escaped};
 use crate::policy::Overview;
 
 /// Shields report once a second; who is silent for longer than this is not there.
@@ -140,25 +140,27 @@ impl Picture {
         problems
     }
 
-    fn sessions(&self) -> u32 {
-        self.shields.values().map(|beat| beat.sessions).sum()
+    fn sessions(&self) -> u64 {
+        sum(self.shields.values().map(|beat| beat.sessions))
     }
 
     /// Rooms with members, counted on each Shield.
-    fn rooms(&self) -> u32 {
-        self.shields.values().map(|beat| beat.rooms).sum()
+    fn rooms(&self) -> u64 {
+        sum(self.shields.values().map(|beat| beat.rooms))
     }
 
     /// Sessions and rooms of a tenant over all Shields. A room with members on two Shields
     /// counts on each.
-    fn load(&self, tenant: &str) -> (u32, u32) {
-        self.shields
+    fn load(&self, tenant: &str) -> (u64, u64) {
+        let loads = self
+            .shields
             .values()
             .flat_map(|beat| &beat.tenants)
-            .filter(|load| load.tenant == tenant)
-            .fold((0, 0), |(sessions, rooms), load| {
-                (sessions + load.sessions, rooms + load.rooms)
-            })
+            .filter(|load| load.tenant == tenant);
+        (
+            sum(loads.clone().map(|load| load.sessions)),
+            sum(loads.map(|load| load.rooms)),
+        )
     }
 
     fn json(&self, problems: &[String]) -> Value {
@@ -245,25 +247,32 @@ impl Picture {
         })
     }
 
-    fn show(&self, problems: &[String], output: &Output) -> Result {
+    /// How it is, and what is not well.
+    fn head(&self, problems: &[String], output: &Output) -> Vec<String> {
         let version = env!("CARGO_PKG_VERSION");
         let health = if problems.is_empty() {
             output.paint(Paint::Green, "healthy")
         } else {
             output.paint(Paint::Red, "not well")
         };
-        output.line(format!(
+        let count = |of: u64, noun| counted(usize::try_from(of).unwrap_or(usize::MAX), noun);
+        let mut lines = vec![format!(
             "ArqonBus is {health}: {} in {} on {} of {} Shields ready (arq {version})",
-            counted(self.sessions() as usize, "session"),
-            counted(self.rooms() as usize, "room"),
+            count(self.sessions(), "session"),
+            count(self.rooms(), "room"),
             self.shields.values().filter(|beat| beat.ready).count(),
             self.shields.len()
-        ))?;
-        for problem in problems {
-            output.line(format!(
-                "{} {problem}",
-                output.paint(Paint::Red, "problem:")
-            ))?;
+        )];
+        let label = output.paint(Paint::Red, "problem:");
+        // They name Shields and tell their reasons, which are of others' making.
+        let problems = problems.iter();
+        lines.extend(problems.map(|problem| format!("{label} {}", escaped(problem))));
+        lines
+    }
+
+    fn show(&self, problems: &[String], output: &Output) -> Result {
+        for line in self.head(problems, output) {
+            output.line(line)?;
         }
         output.line("")?;
         let servers = self.servers.iter().map(|server| {
@@ -353,6 +362,11 @@ impl Picture {
     }
 }
 
+/// Of numbers that others choose.
+fn sum(numbers: impl Iterator<Item = u32>) -> u64 {
+    numbers.map(u64::from).fold(0, u64::saturating_add)
+}
+
 /// A Shield's policies in short.
 fn policies_json(summary: Option<&PolicySummary>) -> Value {
     let Some(summary) = summary else {
@@ -366,4 +380,75 @@ fn policies_json(summary: Option<&PolicySummary>) -> Value {
         "quarantined": summary.quarantined,
         "counts": crate::policy::counts_json(&counts),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use arqon_proto::v1::TenantLoad;
+
+    use super::*;
+
+    /// Two Shields that tell the largest numbers there are.
+    fn picture(ids: [&str; 2]) -> Picture {
+        let load = TenantLoad {
+            tenant: "acme".to_owned(),
+            sessions: u32::MAX,
+            rooms: u32::MAX,
+            ..TenantLoad::default()
+        };
+        let shields = ids.map(|id| {
+            let beat = ShieldBeat {
+                shield: id.to_owned(),
+                sessions: u32::MAX,
+                rooms: u32::MAX,
+                tenants: vec![load.clone(), load.clone()],
+                ..ShieldBeat::default()
+            };
+            (id.to_owned(), beat)
+        });
+        Picture {
+            servers: Vec::new(),
+            shields: shields.into(),
+            brains: BTreeMap::new(),
+            tenants: Vec::new(),
+            pools: Vec::new(),
+            policies: Overview::default(),
+        }
+    }
+
+    #[test]
+    fn no_number_is_too_large() {
+        let picture = picture(["a", "b"]);
+        let largest = u64::from(u32::MAX);
+        assert_eq!(picture.sessions(), 2 * largest);
+        assert_eq!(picture.rooms(), 2 * largest);
+        assert_eq!(picture.load("acme"), (4 * largest, 4 * largest));
+        assert_eq!(picture.load("globex"), (0, 0));
+        assert_eq!(picture.json(&[])["sessions"], 2 * largest);
+    }
+
+    #[test]
+    fn what_shields_say_steers_no_terminal() {
+        let picture = picture(["a\x1b[2J\u{9b}1A", "b\x07\nproblem: none"]);
+        let output = Output {
+            json: false,
+            colour: false,
+            colour_stderr: false,
+        };
+        let problems = picture.problems();
+        let lines = picture.head(&problems, &output);
+        assert_eq!(
+            lines[1..],
+            [
+                "problem: a\\u{1b}[2J\\u{9b}1A is not ready",
+                "problem: b\\u{7}\\nproblem: none is not ready",
+            ]
+        );
+        assert!(lines[0].starts_with("ArqonBus is not well: 8589934590 sessions in"));
+        assert_eq!(
+            picture.json(&problems)["problems"][0],
+            "a\x1b[2J\u{9b}1A is not ready",
+            "as it is, for serde escapes it"
+        );
+    }
 }

@@ -38,7 +38,7 @@ impl Sequences {
     /// A message with this number was seen.
     pub(super) fn message(&mut self, room: &RoomId, origin: Origin) {
         let before = self.seen(room, origin);
-        let missed = before.map_or(0, |last| origin.seq.saturating_sub(last + 1));
+        let missed = before.map_or(0, |last| origin.seq.saturating_sub(last.saturating_add(1)));
         self.missed(room, missed);
     }
 
@@ -89,10 +89,10 @@ impl Sequences {
         if count == 0 {
             return;
         }
-        self.total += count;
+        self.total = self.total.saturating_add(count);
         match &mut self.untold {
             Some(untold) => {
-                untold.count += count;
+                untold.count = untold.count.saturating_add(count);
                 if untold.room.as_ref() != Some(room) {
                     untold.room = None;
                 }
@@ -137,6 +137,20 @@ mod tests {
         sequences.beacon(&lobby, origin(1, 49));
         sequences.beacon(&lobby, origin(1, 49));
         assert_eq!(sequences.total(), 5);
+    }
+
+    #[test]
+    fn no_number_is_too_large() {
+        let lobby = RoomId::parse("lobby").unwrap();
+        let mut sequences = Sequences::default();
+        for run in 1..=2 {
+            for seq in [1, u64::MAX, 5, u64::MAX] {
+                sequences.message(&lobby, origin(run, seq));
+                sequences.beacon(&lobby, origin(run, seq));
+            }
+        }
+        assert_eq!(sequences.total(), u64::MAX);
+        assert_eq!(sequences.tell(Instant::now()).unwrap().count, u64::MAX);
     }
 
     #[test]

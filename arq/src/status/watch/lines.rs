@@ -2,16 +2,17 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::output::{Paint, painted};
+use crate::output::{Paint, escaped, painted};
 
 /// Between two columns.
 const GAP: usize = 2;
 
-/// A piece of a line.
+/// A piece of a line. What comes from elsewhere cannot steer the terminal, nor is there anything in
+/// it that takes no column.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Span {
-    pub(super) text: String,
-    pub(super) paint: Option<Paint>,
+    text: String,
+    paint: Option<Paint>,
 }
 
 /// One line.
@@ -44,18 +45,18 @@ pub(super) struct Table {
 // === impl Span ===
 
 impl Span {
-    /// As it is.
-    pub(super) fn plain(text: impl Into<String>) -> Self {
+    /// Without a colour.
+    pub(super) fn plain(text: impl AsRef<str>) -> Self {
         Self {
-            text: text.into(),
+            text: visible(text.as_ref()),
             paint: None,
         }
     }
 
     /// In a colour.
-    pub(super) fn painted(paint: Paint, text: impl Into<String>) -> Self {
+    pub(super) fn painted(paint: Paint, text: impl AsRef<str>) -> Self {
         Self {
-            text: text.into(),
+            text: visible(text.as_ref()),
             paint: Some(paint),
         }
     }
@@ -74,7 +75,7 @@ impl Line {
         self.0.iter().map(|span| span.text.width()).sum()
     }
 
-    /// The text, cut to a width. What comes from elsewhere cannot steer the terminal.
+    /// The text, cut to a width.
     pub(super) fn render(&self, width: usize, colour: bool) -> String {
         let all = self.width();
         // The last column says that something is missing.
@@ -102,12 +103,18 @@ impl Line {
     }
 }
 
-/// The beginning of a text that takes no more than `width` columns, without what a terminal would
-/// obey or what has no width of its own.
+/// A text with what a terminal would obey as escapes, and without what else has no width of its
+/// own: any number of those would stand in one column.
+fn visible(text: &str) -> String {
+    let mut text = escaped(text);
+    text.retain(|letter| letter.width() != Some(0));
+    text
+}
+
+/// The beginning of a text that takes no more than `width` columns.
 fn cut(text: &str, width: usize) -> String {
     let mut left = width;
     text.chars()
-        .map(|letter| if letter.is_control() { '?' } else { letter })
         .take_while(|letter| {
             let wide = letter.width().unwrap_or(0);
             let fits = wide <= left;
@@ -289,13 +296,35 @@ mod tests {
     #[test]
     fn a_line_is_cut_by_columns_and_steers_nothing() {
         let line = Line(vec![
-            Span::plain("a\u{1b}[2J"),
+            Span::plain("a\u{7}"),
             Span::painted(Paint::Red, "日本語"),
         ]);
-        assert_eq!(line.render(80, false), "a?[2J日本語");
-        assert_eq!(line.render(9, false), "a?[2J日…");
-        assert_eq!(line.render(9, true), "a?[2J\x1b[31m日\x1b[0m…");
-        assert_eq!(line.render(8, false), "a?[2J日…");
-        assert_eq!(line.render(7, false), "a?[2J…");
+        assert_eq!(line.render(80, false), "a\\u{7}日本語");
+        assert_eq!(line.render(10, false), "a\\u{7}日…");
+        assert_eq!(line.render(10, true), "a\\u{7}\x1b[31m日\x1b[0m…");
+        assert_eq!(line.render(9, false), "a\\u{7}日…");
+        assert_eq!(line.render(8, false), "a\\u{7}…");
+    }
+
+    #[test]
+    fn nothing_is_in_a_line_that_takes_no_column() {
+        let reordered = "a\u{202e}b\u{200b}\u{200d}\u{9b}2J";
+        assert_eq!(
+            Line::of(Span::plain(reordered)).render(80, false),
+            "a\\u{202e}b\\u{200b}\\u{200d}\\u{9b}2J"
+        );
+        for letter in ['\u{202e}', '\u{200b}', '\u{200d}', '\u{301}', '\u{fe0f}'] {
+            let long = format!("a{}b", letter.to_string().repeat(10_000));
+            for span in [Span::plain(&long), Span::painted(Paint::Red, &long)] {
+                let shown = Line::of(span.clone()).render(9, false);
+                assert!(shown.chars().count() <= 9, "{letter:?}: {shown}");
+                let table = Table {
+                    rows: vec![vec![span]],
+                    ..table(0)
+                };
+                let shown = text(&table, 9, 9);
+                assert!(shown[1].chars().count() <= 9, "{letter:?}: {shown:?}");
+            }
+        }
     }
 }

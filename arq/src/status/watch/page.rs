@@ -258,7 +258,7 @@ fn tables(picture: &Picture) -> [Table; 5] {
         empty,
         note: None,
     };
-    let in_force = |row: &&Policies| row.active + row.broken + row.quarantined > 0;
+    let in_force = |row: &&Policies| row.active > 0 || row.broken > 0 || row.quarantined > 0;
     [
         table(
             SHIELDS,

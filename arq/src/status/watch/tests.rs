@@ -376,6 +376,46 @@ fn what_is_not_well_is_named() {
 }
 
 #[test]
+fn no_number_is_too_large() {
+    let mut fleet = two();
+    for beat in &mut fleet.shields {
+        (beat.sessions, beat.rooms) = (u32::MAX, u32::MAX);
+        for load in &mut beat.tenants {
+            (load.sessions, load.rooms) = (u32::MAX, u32::MAX);
+        }
+        let policies = beat.policies.as_mut().unwrap();
+        (policies.active, policies.broken, policies.quarantined) = (u32::MAX, u32::MAX, u32::MAX);
+    }
+    let picture = fleet.pass(3);
+    let both = 2 * u64::from(u32::MAX);
+    assert_eq!((picture.total.sessions, picture.total.rooms), (both, both));
+    let acme = picture.tenants.iter().find(|row| row.id == "acme").unwrap();
+    assert_eq!((acme.sessions, acme.rooms), (both, both));
+    assert!(screen(&picture, 80, 24).contains("8589934590"));
+}
+
+#[test]
+fn what_others_say_steers_no_screen() {
+    let mut fleet = two();
+    let long = "\u{200b}\u{301}".repeat(5_000);
+    fleet.shields[0].version = format!("\x1b[2J\u{9b}1A\x07\u{202e}{long}");
+    fleet.shields[1].shield = format!("shield-2\n{long}");
+    fleet.shields[1].ready = false;
+    let picture = fleet.pass(3);
+    let screen = screen(&picture, 200, 30);
+    assert_eq!(screen.lines().count(), 30);
+    assert!(screen.len() < 200 * 30 * 4, "{} bytes", screen.len());
+    let block = text(&page::block(&picture), usize::MAX);
+    for text in [screen, block] {
+        let raw = |letter: char| {
+            let zero = unicode_width::UnicodeWidthChar::width(letter) == Some(0);
+            letter != '\n' && (letter.is_control() || zero)
+        };
+        assert!(!text.contains(raw), "{text}");
+    }
+}
+
+#[test]
 fn the_fields_of_json_are_stable() {
     let mut fleet = two();
     fleet.shields.truncate(1);

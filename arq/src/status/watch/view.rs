@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::picture::{Brain, Picture, Policies, Shield, ShieldState, Tenant, Total};
 use super::rates::{Meter, Rate, Rates, TenantRates, sum};
-use crate::status::{LISTEN, problems};
+use crate::status::{self, LISTEN, problems};
 
 /// Reports come once a second; two may be lost on the way before a process counts as silent.
 const SILENT: Duration = Duration::from_secs(3);
@@ -348,7 +348,7 @@ impl View {
         rows.sort_by_key(|row| {
             let blocks = [row.rates.blocked, row.rates.faults, row.rates.unavailable];
             (
-                row.broken + row.quarantined == 0,
+                row.broken == 0 && row.quarantined == 0,
                 Reverse(micro(sum(blocks))),
             )
         });
@@ -403,8 +403,8 @@ fn total(shields: &[Shield]) -> Total {
         .filter_map(|shield| Some((shield.id.clone(), shield.delivery?)))
         .max_by_key(|(_, latency)| latency.p99_us);
     Total {
-        sessions: heard().map(|shield| u64::from(shield.sessions)).sum(),
-        rooms: heard().map(|shield| u64::from(shield.rooms)).sum(),
+        sessions: status::sum(heard().map(|shield| shield.sessions)),
+        rooms: status::sum(heard().map(|shield| shield.rooms)),
         ready: heard()
             .filter(|shield| shield.state == ShieldState::Ready)
             .count(),
@@ -427,8 +427,8 @@ fn tenant(id: &str) -> Tenant {
 }
 
 fn add(row: &mut Tenant, load: &TenantLoad, rates: Option<&TenantRates>) {
-    row.sessions += u64::from(load.sessions);
-    row.rooms += u64::from(load.rooms);
+    row.sessions = row.sessions.saturating_add(load.sessions.into());
+    row.rooms = row.rooms.saturating_add(load.rooms.into());
     let rates = rates.copied().unwrap_or_default();
     let own = &mut row.rates;
     own.messages_in = sum([own.messages_in, rates.messages_in]);
