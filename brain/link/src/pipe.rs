@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arqon_telemetry::Tracer;
 use arqon_telemetry::log::chain;
@@ -211,8 +211,15 @@ impl Jobs {
     }
 
     fn note(&self, numbers: &[(String, u64)]) -> Result<(), UnknownNumber> {
-        let mut numbers = numbers.iter();
-        numbers.try_for_each(|(name, value)| self.metrics.set(name, *value))
+        for (name, value) in numbers {
+            self.metrics.set(name, *value)?;
+        }
+        let uptime = numbers
+            .iter()
+            .find(|(name, _)| name == "beam_uptime_seconds");
+        let seconds = uptime.map_or(0, |(_, seconds)| *seconds);
+        self.metrics.told(Duration::from_secs(seconds));
+        Ok(())
     }
 }
 

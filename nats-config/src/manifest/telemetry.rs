@@ -64,9 +64,7 @@ pub(super) fn read(from: &mut Reader<'_>) -> Telemetry {
             "telemetry.metrics_protocol",
         ),
         metrics_interval: seconds(from, "telemetry.metrics_interval_secs"),
-        headers_file: from
-            .present("telemetry.headers_file")
-            .then(|| from.file("telemetry.headers_file")),
+        headers_file: headers(from),
         timeout: super::millis(from, "telemetry.timeout_ms"),
         traces_percent: from.integer("telemetry.traces_percent") as u8,
         traces_fan_out: from.integer("telemetry.traces_fan_out") as u32,
@@ -106,18 +104,124 @@ fn monitors(from: &mut Reader<'_>) -> Vec<String> {
 }
 
 fn check_url(from: &mut Reader<'_>, key: &'static str, url: &str) {
-    let host = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"))
-        .and_then(|rest| rest.split('/').next());
     // Credentials would stand in logs; they belong in telemetry.headers_file.
-    if host.is_none_or(|host| host.is_empty() || host.contains('@'))
-        || url.chars().any(|c| c.is_whitespace() || c.is_control())
-    {
+    if url.contains(['@', '?']) {
+        from.problem(
+            key,
+            None,
+            "leave out user, password and query; credentials go into telemetry.headers_file",
+        );
+    } else if !is_http(url) {
         from.problem(
             key,
             Some(format!("{url:?}")),
-            "write http://HOST:PORT or https://HOST:PORT, with a path where the receiver has one; credentials go into telemetry.headers_file",
+            "write http://HOST:PORT or https://HOST:PORT, with a path where the receiver has one",
         );
+    }
+}
+
+fn is_http(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return false;
+    };
+    let host = uri.host().is_some_and(|host| !host.is_empty());
+    // What stands behind the last colon and is no number is no port.
+    let port = uri
+        .authority()
+        .is_some_and(|at| at.port().is_none() || at.port_u16().is_some_and(|port| port > 0));
+    let open = uri.authority().is_some_and(|at| at.as_str().ends_with(':'));
+    matches!(uri.scheme_str(), Some("http" | "https")) && host && port && !open
+}
+
+/// Reads the headers of a file, one a line; empty lines and those with `#` are
+/// none. The number of the first line that is no header.
+///
+/// # Errors
+/// That line's number, from 1.
+pub fn parse_headers(text: &str) -> Result<Vec<(String, String)>, usize> {
+    let mut headers = Vec::new();
+    for (line, text) in text.lines().enumerate() {
+        let text = text.trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let header = text.split_once(':').and_then(|(name, value)| {
+            let name = http::HeaderName::try_from(name.trim()).ok()?;
+            let value = value.trim();
+            let text = value.bytes().all(|b| matches!(b, b' '..=b'~'));
+            // gRPC takes values of such names as base64 of something else.
+            let plain = text && !name.as_str().ends_with("-bin");
+            plain.then(|| (name.to_string(), value.to_owned()))
+        });
+        headers.push(header.ok_or(line + 1)?);
+    }
+    Ok(headers)
+}
+
+fn headers(from: &mut Reader<'_>) -> Option<PathBuf> {
+    const KEY: &str = "telemetry.headers_file";
+    if !from.present(KEY) {
+        return None;
+    }
+    let path = from.file(KEY);
+    // Where the file cannot be read that is a problem already, if files are looked at.
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Err(line) = parse_headers(&text)
+    {
+        from.problem(
+            KEY,
+            Some(path.display().to_string()),
+            format!("make line {line} of the file `name: value`, of visible ASCII, with no name that ends in -bin"),
+        );
+    }
+    Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_receivers_are_whole_and_hold_no_secret() {
+        for good in [
+            "http://127.0.0.1:4317",
+            "http://[::1]:4317",
+            "https://otlp.example/v1/traces",
+            "http://prometheus:9090/api/v1/otlp/v1/metrics",
+        ] {
+            assert!(is_http(good), "{good}");
+        }
+        for bad in [
+            "",
+            "127.0.0.1:4317",
+            "unix:///run/otlp",
+            "http://",
+            "http://:4317",
+            "http://h:",
+            "http://h:99999",
+            "http://[",
+            "ftp://h",
+            "http://h h",
+        ] {
+            assert!(!is_http(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_are_names_and_values_of_visible_text() {
+        let read = parse_headers("# who\n\nAuthorization: Basic abc=\nx-scope: a b\n");
+        let read = read.unwrap_or_default();
+        assert_eq!(read[0].0, "authorization");
+        assert_eq!(read[1], ("x-scope".to_owned(), "a b".to_owned()));
+        for (bad, line) in [
+            ("no colon", 1),
+            ("a: b\n: c", 2),
+            ("a: \u{1}", 1),
+            ("a: \u{e4}", 1),
+            ("a b: c", 1),
+            ("x-bin: AAAA", 1),
+        ] {
+            assert_eq!(parse_headers(bad), Err(line), "{bad}");
+        }
     }
 }

@@ -34,9 +34,9 @@ use crate::{policy::Deployer, session::Sessions, spine::SpinePool};
 
 /// How often a Shield reports; others count it as gone after three of these.
 const BEAT: Duration = Duration::from_secs(1);
-/// The first pause between attempts, doubled up to the longest. Stale comes
 /// Bytes in queues are summed at every so many looks at the gauges.
 const QUEUES_EVERY: u32 = 5;
+/// The first pause between attempts, doubled up to the longest. Stale comes
 /// after 30 s, so the longest leaves many attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// See `FIRST_PAUSE`.

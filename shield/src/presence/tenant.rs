@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,7 +18,6 @@ use arqon_spine::manifest::Manifest;
 use arqon_telemetry::{
     Metrics, Span, TraceContext,
     labels::{Code, PresenceVerdict, PresenceWord},
-    metrics::TenantMeter,
 };
 use prost::Message as _;
 use tokio::sync::Notify;
@@ -51,7 +50,6 @@ pub(crate) struct TenantPresence {
     settings: PresenceSettings,
     tenant: TenantId,
     metrics: Metrics,
-    meter: Arc<TenantMeter>,
     state: Mutex<State>,
     /// Snapshots that were asked for lately, over whichever connection.
     pub(super) requests: Requests,
@@ -151,7 +149,6 @@ impl TenantPresence {
     pub(super) fn new(tenant: TenantId, settings: PresenceSettings, metrics: &Metrics) -> Self {
         Self {
             settings,
-            meter: metrics.tenants().of(&tenant),
             tenant,
             metrics: metrics.clone(),
             requests: Requests::default(),
@@ -278,10 +275,13 @@ impl TenantPresence {
     /// The room cannot be had: nobody is in it any more.
     pub(crate) fn evict(&self, room: &RoomId) {
         let mut state = self.lock();
-        for session in state.writer.sessions(room) {
-            state.writer.remove(room, session);
+        let sessions = state.writer.sessions(room);
+        for session in &sessions {
+            state.writer.remove(room, *session);
         }
-        state.changed();
+        if !sessions.is_empty() {
+            state.changed();
+        }
         state.views.remove(room);
         state.restless.remove(room);
         drop(state);
@@ -474,6 +474,8 @@ impl TenantPresence {
         if events.traces.is_empty() || !tracer.is_on() {
             return Vec::new();
         }
+        // Asked for when it is needed: this lives longer than the tenant's sessions.
+        let meter = self.metrics.tenants().of(&self.tenant);
         let views = &self.lock().views;
         let heard = events.traces.iter().take(DELIVERIES).filter(|trace| {
             let room = RoomId::parse(&trace.room);
@@ -483,7 +485,7 @@ impl TenantPresence {
             .filter_map(|trace| {
                 let cause = trace.traceparent.parse().ok()?;
                 let name = "shield.deliver presence";
-                let span = tracer.follow_delivery(name, &self.meter, cause);
+                let span = tracer.follow_delivery(name, &meter, cause);
                 Some((span, trace.room.as_str()))
             })
             .collect()
@@ -500,7 +502,11 @@ impl TenantPresence {
             .find(|known| known.epoch == self.settings.epoch);
         if ours.is_some_and(|known| known.seq >= seq) {
             state.timed = None;
-            self.metrics.presence_seconds.observe(now - since);
+            let took = now - since;
+            // One that Brain had nothing to tell of waited for another's.
+            if took <= TIMED {
+                self.metrics.presence_seconds.observe(took);
+            }
         }
     }
 
@@ -645,6 +651,8 @@ impl TenantPresence {
                 let code = ErrorCode::PresenceUnavailable;
                 let label = Code(code.name());
                 self.metrics.errors.get_or_create(&label).inc();
+                let meter = self.metrics.tenants().of(&self.tenant);
+                meter.errors.fetch_add(1, Ordering::Relaxed);
                 vec![envelope::error(code, room, reference, None, 0)]
             }
         };

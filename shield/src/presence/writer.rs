@@ -207,6 +207,7 @@ impl Writer {
         self.digest = 0;
         self.rooms.clear();
         self.active.clear();
+        self.traces.clear();
         self.forget_pending();
     }
 

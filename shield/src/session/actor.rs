@@ -63,6 +63,8 @@ const BATCHES_PER_POLL: usize = 8;
 const LINGER: Duration = Duration::from_secs(2);
 /// A session is told to be active at most this often.
 const ACTIVE_EVERY: Duration = Duration::from_secs(15);
+/// A message that says to be older, or as much younger, was not stamped by a Shield.
+const CREDIBLE: Duration = Duration::from_secs(60);
 /// Pause after which unconfirmed publishes are counted again. Their answers
 /// wake the session anyway, mostly.
 const UNCONFIRMED_PAUSE: Duration = Duration::from_millis(20);
@@ -119,6 +121,15 @@ enum Wait {
     Answer,
     /// The end of a stream that makes no sense any more.
     End,
+}
+
+/// What actions follow from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// A frame of the client: no span was begun for it.
+    Frame,
+    /// A request that took time and has told its own fate, with its span where it is sampled.
+    Request(Option<TraceContext>),
 }
 
 /// Why a session ends.
@@ -286,7 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Inbound::Illegal(code) => return Poll::Ready(End::Illegal(code)),
                 Inbound::Lost => return Poll::Ready(End::Lost),
             };
-            self.perform(actions, None);
+            self.perform(actions, Cause::Frame);
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -349,15 +360,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 (self.state.on_refreshed(reference, *result, now()), None)
             }
         };
-        self.perform(actions, cause);
+        self.perform(actions, Cause::Request(cause));
     }
 
-    /// `cause` is the traced operation that the actions follow from.
-    fn perform(&mut self, actions: Actions, cause: Option<TraceContext>) {
+    fn perform(&mut self, actions: Actions, cause: Cause) {
         for action in actions {
             match action {
                 Action::Send(envelope) => self.outbox.push_own(Frame::envelope(&envelope)),
-                Action::Refuse(refusal) => self.refuse(refusal),
+                Action::Refuse(refusal) => {
+                    if cause == Cause::Frame {
+                        self.trace_refusal(&refusal);
+                    }
+                    self.refuse(refusal);
+                }
                 Action::Leave(room) => self.leave(&room),
                 Action::Join(request) => {
                     let member = work::member(&self.outbox, request.echo);
@@ -391,7 +406,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     let verifier = self.ctx.verifier.clone();
                     self.work = Some(work::refresh(verifier, request));
                 }
-                Action::Enter(request) => self.enter(request, cause),
+                Action::Enter(request) => {
+                    let Cause::Request(cause) = cause else {
+                        continue;
+                    };
+                    self.enter(request, cause);
+                }
                 Action::SetMeta(request) => self.set_meta(request),
                 Action::AskPresence(request) => self.ask_presence(&request),
                 Action::TokenChanged => {
@@ -403,6 +423,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Action::Close(code) => self.outbox.close(code),
             }
         }
+    }
+
+    /// A request that was refused before anything was begun for it.
+    fn trace_refusal(&self, refusal: &Refusal) {
+        let tracer = self.ctx.metrics.tracer();
+        let span = tracer.failed("shield.request", &self.meter);
+        span.end(Err(refusal.code.name()), |found| {
+            let tenant = &self.state.identity().tenant.id;
+            found.text("arqon.tenant", tenant.as_str());
+            found.text("arqon.room", refusal.room.as_str());
+        });
     }
 
     fn refuse(&self, refusal: Refusal) {
@@ -532,6 +563,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             pool: self.ctx.pool.clone(),
             tenant: self.state.identity().tenant.clone(),
             link: self.link.clone(),
+            meter: self.meter.clone(),
         }
     }
 
@@ -584,11 +616,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// A batch was written: how long its oldest message took to get here.
     fn observe_delivery(&mut self) {
         let sent = std::mem::take(&mut self.batch_sent_us);
-        if sent > 0 {
-            // A clock behind the publisher's makes it nothing, never a wrap.
-            let took = unix_micros().saturating_sub(sent);
-            let histogram = &self.ctx.metrics.deliver_seconds;
-            histogram.observe(Duration::from_micros(took));
+        if sent == 0 {
+            return;
+        }
+        let now = unix_micros();
+        // A clock a little behind the publisher's makes it nothing. What is further
+        // off was not stamped by a Shield, and says nothing of how long it took.
+        let took = Duration::from_micros(now.saturating_sub(sent));
+        let ahead = Duration::from_micros(sent.saturating_sub(now));
+        if took <= CREDIBLE && ahead <= CREDIBLE {
+            self.ctx.metrics.deliver_seconds.observe(took);
         }
     }
 

@@ -17,6 +17,7 @@ use arqon_proto::{
 };
 use arqon_telemetry::{
     Metrics, Span, TraceContext,
+    metrics::TenantMeter,
     trace::{Attributes, Kind},
 };
 use prost::Message as _;
@@ -64,6 +65,8 @@ pub(super) struct Way {
     pub(super) pool: Arc<SpinePool>,
     pub(super) tenant: Arc<Tenant>,
     pub(super) link: Option<Arc<TenantLink>>,
+    /// What the tenant's sessions count on.
+    pub(super) meter: Arc<TenantMeter>,
 }
 
 /// This session as a member of a room.
@@ -149,6 +152,7 @@ pub(super) fn publish(
         twist,
         in_flight,
         since: at.instant,
+        meter: way.meter.clone(),
         trace: None,
     });
     let stamp = Stamp {

@@ -20,7 +20,7 @@ use arqon_proto::{
     names::{RoomId, TwistId},
 };
 use arqon_spine::{connect::Closed, nats, subjects};
-use arqon_telemetry::labels::Code;
+use arqon_telemetry::{labels::Code, metrics::TenantMeter};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot};
@@ -43,6 +43,8 @@ pub struct AckRequest {
     pub in_flight: Arc<AtomicU32>,
     /// When the PUBLISH was read.
     pub since: Instant,
+    /// What the tenant's sessions count on.
+    pub meter: Arc<TenantMeter>,
     /// Its trace, which ends with the answer.
     pub trace: Option<Box<Publication>>,
 }
@@ -221,6 +223,7 @@ impl AckRequest {
                 counters.unknown.inc();
                 let code = Code(ErrorCode::AckUnknown.name());
                 counters.metrics.errors.get_or_create(&code).inc();
+                self.meter.errors.fetch_add(1, Ordering::Relaxed);
                 envelope::error(ErrorCode::AckUnknown, room, self.reference, None, 0)
             }
         };

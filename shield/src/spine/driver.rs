@@ -110,6 +110,8 @@ async fn connect(
         };
         let error = match until_closed(commands, attempt).await? {
             Ok(connection) => {
+                // Whoever woke it meanwhile has this connection, and no later one.
+                shared.cause().take();
                 if again {
                     shared.counters.metrics.spine_reconnects.inc();
                     info!(tenant = %shared.tenant, server = connection.server(), "Spine connection is back");

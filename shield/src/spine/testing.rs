@@ -292,6 +292,7 @@ impl Ear {
             twist: TwistId::new(),
             in_flight: self.in_flight.clone(),
             since: Instant::now().into_std(),
+            meter: Default::default(),
             trace: None,
         };
         let message = message(&room, self.session, text);

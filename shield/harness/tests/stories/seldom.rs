@@ -6,6 +6,7 @@ use arqon_proto::envelope;
 use arqon_proto::names::NodeId;
 use arqon_proto::v1::{Opcode, PresenceMode};
 use arqon_spine::state::Role;
+use prost::Message as _;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::endings::stalled;
@@ -189,6 +190,38 @@ async fn more_blocks_than_an_audit_can_hold_are_counted_at_least() {
         }
         shield.metric("policy_audit_lost_total", "").await > 0.0
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_lies_about_its_age_is_delivered_and_not_timed() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine.shield().start().await;
+    let mut alice = shield.connect(&acme.token().user("alice").sign()).await;
+    alice.join("lobby").await;
+    let client = shield.inner().pool().nats_client(&acme.id).unwrap();
+    let sender = arqon_proto::v1::Sender {
+        user: "mallory".to_owned(),
+        session: alice.welcome.session_id.clone(),
+    };
+    for (seq, sent_us) in [(1_u64, 1_u64), (2, u64::MAX), (3, 1_000_000)] {
+        let text = format!("number {seq}");
+        let payload = bytes::Bytes::from(text.clone());
+        let message = envelope::message("lobby", [].into(), payload, sender.clone());
+        let mut headers = arqon_spine::nats::HeaderMap::new();
+        let origin = format!("aaaaaaaaaaaaaaaa {seq} {sent_us}");
+        headers.insert("Arqon-Origin", origin.as_str());
+        let subject = format!("{}.lobby", acme.id);
+        let encoded = message.encode_to_vec().into();
+        let sent = client.publish_with_headers(subject, headers, encoded);
+        sent.await.unwrap();
+        alice.hears("lobby", &text).await;
+    }
+    alice.ping().await;
+    assert_eq!(shield.metric("deliver_seconds_count", "").await, 0.0);
+    publish(&mut alice, "lobby", "honest").await.unwrap();
+    eventually!(shield.metric("deliver_seconds_count", "").await > 0.0);
+    assert!(shield.metric("deliver_seconds_sum", "").await < 60.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -222,9 +222,12 @@ async fn errors_are_traced_where_nothing_else_is_and_strangers_too() {
         failures.sort();
         failures
     };
+    // What is refused before anything is begun for it, too.
+    alice.publish("elsewhere", "hello").await;
     let expected = pairs(&[
         ("shield.connect", "TOKEN_EXPIRED"),
         ("shield.publish", "POLICY_BLOCKED"),
+        ("shield.request", "NOT_JOINED"),
     ]);
     eventually!(failures() == expected, "{:#?}", receiver.spans());
     assert_eq!(
@@ -345,6 +348,8 @@ async fn metrics_go_out_as_they_are_scraped() {
         "{:?}",
         names()
     );
+    // Named by now, at zero; what comes next is under the name.
+    publish(&mut alice, "again", &[]).await;
     let text = within(
         "/metrics",
         arqon_harness::http::get(shield.admin_addr(), "/metrics", &[]),
@@ -355,6 +360,7 @@ async fn metrics_go_out_as_they_are_scraped() {
     for line in [
         "arqon_shield_deliver_seconds_count",
         "arqon_shield_tenant_messages_in_total{tenant=\"acme\"} 1",
+        "arqon_shield_tenant_messages_in_total{tenant=\"other\"} 1",
         "arqon_shield_tenant_sessions{tenant=\"acme\"} 1",
     ] {
         assert!(text.contains(line), "{line} in {text}");

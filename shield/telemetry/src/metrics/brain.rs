@@ -2,7 +2,10 @@
 //! second; the link gives the numbers their names and sends them on. Beside
 //! them stand the numbers of the NATS servers, which the link asks for.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -205,6 +208,8 @@ struct Inner {
     nats: NatsMetrics,
     telemetry: Arc<TelemetryMetrics>,
     process: ProcessMetrics,
+    /// When the BEAM began, known once it has told its numbers.
+    began: OnceLock<SystemTime>,
 }
 
 // === impl BrainMetrics ===
@@ -218,6 +223,7 @@ impl BrainMetrics {
             nats: NatsMetrics::register(&mut registry),
             telemetry: Arc::new(TelemetryMetrics::register(&mut registry)),
             process: ProcessMetrics::register(&mut registry),
+            began: OnceLock::new(),
             registry,
         }))
     }
@@ -229,6 +235,12 @@ impl BrainMetrics {
     /// If the catalogue has no such number.
     pub fn set(&self, name: &str, value: u64) -> Result<(), UnknownNumber> {
         self.0.brain.set(name, value)
+    }
+
+    /// All numbers of Brain were told, by one that began so long ago.
+    pub fn told(&self, uptime: Duration) {
+        let now = SystemTime::now();
+        let _ = self.0.began.set(now.checked_sub(uptime).unwrap_or(now));
     }
 
     /// The numbers of NATS servers.
@@ -249,6 +261,15 @@ impl Default for BrainMetrics {
 }
 
 impl Exposition for BrainMetrics {
+    fn is_ready(&self) -> bool {
+        self.0.began.get().is_some()
+    }
+
+    /// A link that was started again goes on with what Brain had counted.
+    fn since(&self) -> Option<SystemTime> {
+        self.0.began.get().copied()
+    }
+
     fn with_registry(&self, use_it: &mut dyn FnMut(&Registry)) {
         self.0.process.look();
         use_it(&self.0.registry);

@@ -14,6 +14,7 @@ use std::{
     hash::Hash,
     ops::Deref,
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
 use arqon_proto::codes::ErrorCode;
@@ -51,6 +52,17 @@ pub struct Definition {
 
 /// Metrics in both forms that they leave a process by.
 pub trait Exposition: Send + Sync {
+    /// Whether the numbers are known. What is counted elsewhere is not from the
+    /// start, and a zero in between would be taken for a new beginning.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Since when is counted, if that is not when this process began.
+    fn since(&self) -> Option<SystemTime> {
+        None
+    }
+
     /// All metrics, brought up to date.
     fn with_registry(&self, use_it: &mut dyn FnMut(&Registry));
 
@@ -463,9 +475,23 @@ impl Deref for Metrics {
 }
 
 impl ShieldMetrics {
+    /// Begins the series of a tenant, each at zero.
+    fn begin_tenant(&self, name: &TenantName) {
+        for family in self.tenant_counters() {
+            drop(family.get_or_create(name));
+        }
+    }
+
     /// Ends the series of a tenant that is not named any more.
     fn forget_tenant(&self, name: &TenantName) {
-        for family in [
+        for family in self.tenant_counters() {
+            family.remove(name);
+        }
+        self.tenant_sessions.remove(name);
+    }
+
+    fn tenant_counters(&self) -> [&TenantCounter; 7] {
+        [
             &self.tenant_messages_in,
             &self.tenant_messages_out,
             &self.tenant_bytes_in,
@@ -473,10 +499,7 @@ impl ShieldMetrics {
             &self.tenant_errors,
             &self.tenant_sessions_opened,
             &self.tenant_sessions_closed,
-        ] {
-            family.remove(name);
-        }
-        self.tenant_sessions.remove(name);
+        ]
     }
 }
 

@@ -173,8 +173,15 @@ impl Telemetry {
 
     /// Sends what is left and ends. Give it a time limit.
     pub async fn finish(mut self) {
-        for (stop, task) in std::mem::take(&mut self.tasks) {
-            let _ = stop.send(());
+        let tasks = std::mem::take(&mut self.tasks).into_iter();
+        // All are told first: one whose receiver hangs must not keep another's last words.
+        let tasks: Vec<_> = tasks
+            .map(|(stop, task)| {
+                let _ = stop.send(());
+                task
+            })
+            .collect();
+        for task in tasks {
             let _ = task.await;
         }
     }
@@ -316,8 +323,12 @@ impl MetricExport {
     }
 
     async fn send(&mut self) {
+        if !self.metrics.is_ready() {
+            return;
+        }
         let mut points = Vec::new();
-        let (started, now) = (self.started, SystemTime::now());
+        let started = self.metrics.since().unwrap_or(self.started);
+        let now = SystemTime::now();
         self.metrics.with_registry(&mut |registry| {
             points = metrics::points(registry, started, now);
         });

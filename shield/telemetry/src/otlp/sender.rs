@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use arqon_spine::manifest::{OtlpProtocol, OtlpTarget};
+use arqon_spine::manifest::{self, OtlpProtocol, OtlpTarget};
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::{
     metrics::v1::{
@@ -24,6 +24,10 @@ use tonic::{
 use super::StartError;
 use crate::roots;
 
+/// Requests that tonic keeps for a connection; there is one at a time.
+const BUFFER: usize = 2;
+/// Bytes of a receiver's own words that are told.
+const MAX_WORDS: usize = 256;
 /// What a receiver may answer.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -72,32 +76,16 @@ enum Transport {
     Http(reqwest::Client),
 }
 
-/// The headers of a file, one a line; empty lines and those with `#` are none.
+/// The headers of a file.
 pub(super) fn read_headers(path: &Path) -> Result<Vec<(String, String)>, StartError> {
     let text = std::fs::read_to_string(path).map_err(|source| StartError::Headers {
         path: path.to_owned(),
         source,
     })?;
-    let mut headers = Vec::new();
-    for (line, text) in text.lines().enumerate() {
-        let text = text.trim();
-        if text.is_empty() || text.starts_with('#') {
-            continue;
-        }
-        let header = text.split_once(':').and_then(|(name, value)| {
-            let name = HeaderName::try_from(name.trim()).ok()?;
-            let value = value.trim();
-            // Both transports take it.
-            HeaderValue::try_from(value).ok()?;
-            value.parse::<MetadataValue<Ascii>>().ok()?;
-            Some((name.to_string(), value.to_owned()))
-        });
-        headers.push(header.ok_or_else(|| StartError::Header {
-            path: path.to_owned(),
-            line: line + 1,
-        })?);
-    }
-    Ok(headers)
+    manifest::parse_headers(&text).map_err(|line| StartError::Header {
+        path: path.to_owned(),
+        line,
+    })
 }
 
 // === impl Sender ===
@@ -109,7 +97,7 @@ impl Sender {
         timeout: Duration,
     ) -> Result<Self, SendError> {
         let transport = match target.protocol {
-            OtlpProtocol::Grpc => Transport::grpc(&target.endpoint, headers)?,
+            OtlpProtocol::Grpc => Transport::grpc(&target.endpoint, headers, timeout)?,
             OtlpProtocol::Http => Transport::http(headers)?,
         };
         Ok(Self {
@@ -204,8 +192,20 @@ impl Sender {
 // === impl Transport ===
 
 impl Transport {
-    fn grpc(endpoint: &str, headers: &[(String, String)]) -> Result<Self, SendError> {
+    fn grpc(
+        endpoint: &str,
+        headers: &[(String, String)],
+        timeout: Duration,
+    ) -> Result<Self, SendError> {
         let mut at = Endpoint::from_shared(endpoint.to_owned()).map_err(SendError::Endpoint)?;
+        // A receiver that takes connections and says nothing is left, and what
+        // was given up does not pile up in front of it.
+        at = at
+            .connect_timeout(timeout)
+            .http2_keep_alive_interval(timeout)
+            .keep_alive_timeout(timeout)
+            .keep_alive_while_idle(true)
+            .buffer_size(BUFFER);
         if endpoint.starts_with("https://") {
             let roots = roots::system().into_iter().filter_map(|der| {
                 let anchor = rustls_pki_types::TrustAnchor::to_owned;
@@ -266,8 +266,9 @@ fn without_url(error: reqwest::Error) -> SendError {
 }
 
 fn grpc(status: tonic::Status) -> SendError {
+    let message = status.message();
     SendError::Grpc {
         code: status.code(),
-        message: status.message().to_owned(),
+        message: message[..message.floor_char_boundary(MAX_WORDS)].to_owned(),
     }
 }

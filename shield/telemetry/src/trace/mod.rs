@@ -123,6 +123,16 @@ impl Tracer {
         }
     }
 
+    /// Records a failure of a tenant's that nothing was begun for.
+    pub fn failed(&self, name: &'static str, tenant: &Arc<TenantMeter>) -> Span {
+        if !self.is_on() {
+            return Span::none();
+        }
+        let now = SystemTime::now();
+        let span = Span::new(self.clone(), name, Kind::Server, None, false, now);
+        span.bounded_by(Some(Arc::clone(tenant)))
+    }
+
     /// Records a failure of somebody who has no tenant yet, since a moment ago.
     /// What nobody has signed for is bounded together.
     pub fn failed_stranger(
