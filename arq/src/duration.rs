@@ -69,7 +69,7 @@ pub(crate) fn words(secs: u64) -> String {
 /// `850µs`, `1.2ms`, `45ms`, `1.2s`.
 pub(crate) fn micros(micros: u64) -> String {
     let scaled = |unit: u64, name: &str| {
-        let tenths = (micros * 10 + unit / 2) / unit;
+        let tenths = micros.saturating_mul(10).saturating_add(unit / 2) / unit;
         if tenths >= 100 {
             format!("{}{name}", (micros + unit / 2) / unit)
         } else {

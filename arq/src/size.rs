@@ -23,7 +23,7 @@ pub(crate) fn parse(text: &str) -> Result<usize, String> {
 /// `512 B`, `64 KiB`, `1.5 MiB`.
 pub(crate) fn words(bytes: u64) -> String {
     let scaled = |unit: u64, name: &str| {
-        let tenths = (bytes * 10 + unit / 2) / unit;
+        let tenths = bytes.saturating_mul(10).saturating_add(unit / 2) / unit;
         if tenths.is_multiple_of(10) {
             format!("{} {name}", tenths / 10)
         } else {

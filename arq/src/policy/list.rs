@@ -325,7 +325,7 @@ fn tell_binding(bound: Bound<'_>, config: &str, overview: &Overview, output: &Ou
             counts.allowed.to_string(),
             counts.blocked.to_string(),
             counts.transformed.to_string(),
-            (counts.faults + counts.unavailable).to_string(),
+            counts.faults.saturating_add(counts.unavailable).to_string(),
             state.error.clone(),
         ]
     });

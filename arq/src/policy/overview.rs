@@ -135,11 +135,11 @@ impl Overview {
         let mut sum = PolicyCounts::default();
         for (_, state) in self.on_shields(key) {
             let counts = state.counts.unwrap_or_default();
-            sum.allowed += counts.allowed;
-            sum.blocked += counts.blocked;
-            sum.transformed += counts.transformed;
-            sum.faults += counts.faults;
-            sum.unavailable += counts.unavailable;
+            sum.allowed = sum.allowed.saturating_add(counts.allowed);
+            sum.blocked = sum.blocked.saturating_add(counts.blocked);
+            sum.transformed = sum.transformed.saturating_add(counts.transformed);
+            sum.faults = sum.faults.saturating_add(counts.faults);
+            sum.unavailable = sum.unavailable.saturating_add(counts.unavailable);
         }
         sum
     }
@@ -266,11 +266,13 @@ impl Overview {
             .on_shields(key)
             .filter_map(|(shield, state)| {
                 let counts = state.counts?;
-                let faults = counts.faults + counts.unavailable;
+                let faults = counts.faults.saturating_add(counts.unavailable);
                 (faults > 0).then_some((shield, faults))
             })
             .collect();
-        let sum: u64 = parts.iter().map(|(_, faults)| faults).sum();
+        let sum = parts
+            .iter()
+            .fold(0_u64, |sum, (_, faults)| sum.saturating_add(*faults));
         if self.reports.len() < 2 || parts.is_empty() {
             return sum.to_string();
         }
