@@ -40,11 +40,12 @@ print(*(one.getsockname()[1] for one in held))')
 start_receivers() {
     local folder=$1 flags grpc http health
     mkdir -p "$folder"
+    read -r grpc http health <<<"$jaeger_more"
+    ports_are_free "$prometheus_port" "$jaeger_port" "$otlp_grpc_port" "$grpc" "$http" "$health" || return 1
     mapfile -t flags < <("$telemetry_python" "$root/scripts/telemetry/files.py")
     prometheus --config.file="$root/compose/prometheus/prometheus.yml" --storage.tsdb.path="$folder/prometheus" \
         --web.listen-address="127.0.0.1:$prometheus_port" "${flags[@]}" >"$folder/prometheus.log" 2>&1 &
     receivers+=("$!")
-    read -r grpc http health <<<"$jaeger_more"
     JAEGER_LISTEN_HOST=127.0.0.1 jaeger --config="$root/compose/jaeger/config.yaml" \
         --set="extensions.jaeger_query.http.endpoint=127.0.0.1:$jaeger_port" \
         --set="extensions.jaeger_query.grpc.endpoint=127.0.0.1:$grpc" \
@@ -53,13 +54,35 @@ start_receivers() {
         --set="receivers.otlp.protocols.http.endpoint=127.0.0.1:$http" >"$folder/jaeger.log" 2>&1 &
     receivers+=("$!")
     local deadline=$((SECONDS + 30))
-    until { fetch "$prometheus_url/-/ready" && fetch "http://127.0.0.1:$health/status"; } >/dev/null 2>&1; do
-        if [ "$SECONDS" -ge "$deadline" ] || ! kill -0 "${receivers[@]}" 2>/dev/null; then
-            tail -n 5 "$folder/prometheus.log" "$folder/jaeger.log" >&2
-            return 1
+    # Alive before and after: what answers must not be somebody else's.
+    while receivers_live; do
+        if { fetch "$prometheus_url/-/ready" && fetch "http://127.0.0.1:$health/status"; } >/dev/null 2>&1; then
+            if receivers_live; then return 0; else break; fi
         fi
+        [ "$SECONDS" -lt "$deadline" ] || break
         sleep 0.1
     done
+    tail -n 5 "$folder/prometheus.log" "$folder/jaeger.log" >&2
+    return 1
+}
+
+# Each of them: `kill -0` of several is content with one.
+receivers_live() {
+    local pid
+    for pid in "${receivers[@]}"; do
+        kill -0 "$pid" 2>/dev/null || return 1
+    done
+}
+
+# A program that cannot have its port takes a while to say so, and another's answer is there at once.
+ports_are_free() {
+    "$telemetry_python" -c '
+import socket, sys
+for port in sys.argv[1:]:
+    try:
+        socket.create_server(("127.0.0.1", int(port))).close()
+    except OSError as error:
+        sys.exit(f"port {port} of 127.0.0.1: {error.strerror}")' "$@"
 }
 
 fetch() {
