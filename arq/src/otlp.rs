@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use arqon_proto::names::TenantId;
-use arqon_spine::manifest::{OtlpProtocol, OtlpTarget, Telemetry as Settings};
+use arqon_spine::manifest::{OtlpProtocol, OtlpTarget, Telemetry as Settings, is_http};
 use arqon_telemetry::otlp::Identity;
 use arqon_telemetry::trace::Kind;
 use arqon_telemetry::{Metrics, Span, Telemetry, TraceContext};
@@ -52,6 +52,10 @@ impl Otlp {
         let Some(url) = &self.url else {
             return Ok(None);
         };
+        let hint = "give the URL of a receiver of OTLP, such as --otlp http://127.0.0.1:4317";
+        if !is_http(url) {
+            return Err(Failure::usage(format!("`{url}` is no URL of a receiver")).hint(hint));
+        }
         let metrics = Metrics::default();
         let identity = Identity {
             service: "arq",
@@ -63,8 +67,7 @@ impl Otlp {
         let telemetry =
             Telemetry::start(&settings, &identity, metrics.telemetry(), metrics.clone());
         let telemetry = telemetry.map_err(|error| {
-            Failure::usage(format!("cannot send traces to {url}: {}", chain(&error)))
-                .hint("give the URL of a receiver of OTLP, such as --otlp http://127.0.0.1:4317")
+            Failure::usage(format!("cannot send traces to {url}: {}", chain(&error))).hint(hint)
         })?;
         let nobody = TenantId::parse("arq").map_err(|error| Failure::new(error.to_string()))?;
         let meter = metrics.tenants().of(&nobody);

@@ -22,7 +22,7 @@ pub use render::{docs, effective, template};
 
 use reader::Reader;
 pub use schema::Role;
-pub use telemetry::{OtlpProtocol, OtlpTarget, Telemetry, parse_headers};
+pub use telemetry::{OtlpProtocol, OtlpTarget, Telemetry, is_http, parse_headers};
 
 /// Exit status of a program whose manifest is wrong (`EX_USAGE`).
 pub const EXIT_BAD_MANIFEST: u8 = 64;

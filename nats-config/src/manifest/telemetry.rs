@@ -120,17 +120,22 @@ fn check_url(from: &mut Reader<'_>, key: &'static str, url: &str) {
     }
 }
 
-fn is_http(url: &str) -> bool {
+/// Whether this is the whole URL of a web server.
+#[must_use]
+pub fn is_http(url: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else {
         return false;
     };
-    let host = uri.host().is_some_and(|host| !host.is_empty());
-    // What stands behind the last colon and is no number is no port.
-    let port = uri
-        .authority()
-        .is_some_and(|at| at.port().is_none() || at.port_u16().is_some_and(|port| port > 0));
-    let open = uri.authority().is_some_and(|at| at.as_str().ends_with(':'));
-    matches!(uri.scheme_str(), Some("http" | "https")) && host && port && !open
+    let Some(authority) = uri.authority() else {
+        return false;
+    };
+    // Behind the last colon stands a port; those of an IPv6 address are in brackets.
+    let at = authority.as_str();
+    let behind = at.rsplit_once(']').map_or(at, |(_, behind)| behind);
+    let port = behind.rsplit_once(':').map(|(_, port)| port);
+    matches!(uri.scheme_str(), Some("http" | "https"))
+        && !authority.host().is_empty()
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// Reads the headers of a file, one a line; empty lines and those with `#` are

@@ -485,7 +485,7 @@ impl TenantPresence {
             .filter_map(|trace| {
                 let cause = trace.traceparent.parse().ok()?;
                 let name = "shield.deliver presence";
-                let span = tracer.follow_delivery(name, &meter, cause);
+                let span = tracer.follow_delivery(name, &meter, cause, SystemTime::now());
                 Some((span, trace.room.as_str()))
             })
             .collect()

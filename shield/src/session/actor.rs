@@ -52,7 +52,11 @@ use super::{
     wire::{CLOSE_TOO_BIG, Inbound, Wire},
     work::{self, Outcome, Work},
 };
-use crate::{auth::Identity, presence::Entrant, spine::TenantLink};
+use crate::{
+    auth::Identity,
+    presence::Entrant,
+    spine::{TenantLink, origin::CREDIBLE},
+};
 
 /// Requests of one client handled in a row before others have their turn.
 const READS_PER_POLL: usize = 32;
@@ -63,8 +67,6 @@ const BATCHES_PER_POLL: usize = 8;
 const LINGER: Duration = Duration::from_secs(2);
 /// A session is told to be active at most this often.
 const ACTIVE_EVERY: Duration = Duration::from_secs(15);
-/// A message that says to be older, or as much younger, was not stamped by a Shield.
-const CREDIBLE: Duration = Duration::from_secs(60);
 /// Pause after which unconfirmed publishes are counted again. Their answers
 /// wake the session anyway, mostly.
 const UNCONFIRMED_PAUSE: Duration = Duration::from_millis(20);

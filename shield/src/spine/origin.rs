@@ -6,12 +6,18 @@
 //! loss, declared as GAP. The first message seen of an incarnation is its
 //! base, so a new incarnation resets the count. Pure: no clock, no socket.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// Incarnations remembered for one room. Each Shield that publishes to it is
 /// one; beyond that, the one silent longest is forgotten, and starts from a
 /// new base if it speaks again.
 const REMEMBERED: usize = 256;
+
+/// A message that says to be older, or as much younger, was not stamped by a Shield.
+pub(crate) const CREDIBLE: Duration = Duration::from_secs(60);
 
 /// One run of numbering by one Shield: never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +112,17 @@ impl Origin {
 // === impl Stamped ===
 
 impl Stamped {
+    /// When the message was published; None if a Shield cannot have said so.
+    pub(crate) fn sent(self) -> Option<SystemTime> {
+        let sent = UNIX_EPOCH.checked_add(Duration::from_micros(self.sent_us))?;
+        let now = SystemTime::now();
+        let off = match now.duration_since(sent) {
+            Ok(age) => age,
+            Err(ahead) => ahead.duration(),
+        };
+        (self.sent_us > 0 && off <= CREDIBLE).then_some(sent)
+    }
+
     /// Reads a header's value; the time may be missing.
     pub(crate) fn parse(value: &str) -> Option<Self> {
         let after_seq = value.match_indices(' ').nth(1).map(|(at, _)| at);
@@ -255,6 +272,23 @@ mod tests {
             "0123456789abcdef 1 99999999999999999999",
         ] {
             assert_eq!(Stamped::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_time_that_a_shield_can_have_said_is_one() {
+        let stamped = |sent_us| Stamped {
+            origin: origin(1, 1),
+            sent_us,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = u64::try_from(now.as_micros()).unwrap();
+        let second = 1_000_000;
+        for known in [now, now - 50 * second, now + 50 * second] {
+            assert!(stamped(known).sent().is_some());
+        }
+        for unknown in [0, 1, now - 70 * second, now + 70 * second, u64::MAX] {
+            assert_eq!(stamped(unknown).sent(), None, "{unknown}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! what they got in one call each. Messages of a room whose feed is held stay
 //! in the subscription's queue: that is the buffer of a rotation.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::SystemTime};
 
 use arqon_proto::names::{RoomId, TenantId};
 use arqon_spine::nats;
@@ -132,7 +132,7 @@ fn carry(
         Some(headers.get(name.clone())?.as_str())
     };
     if let Some(stamped) = header(&ORIGIN).and_then(Stamped::parse) {
-        let span = tenant.begin(&message, counters.metrics.tracer());
+        let span = tenant.begin(&message, stamped, counters.metrics.tracer());
         let bytes = message.payload.len();
         let queued = delivery.message(stamped, message.payload);
         span.end(Ok(()), |found| {
@@ -156,14 +156,18 @@ fn carry(
 
 impl Traced {
     /// The delivery of a message, if its publication is traced. All others have one header.
-    fn begin(&self, message: &nats::Message, tracer: &Tracer) -> Span {
+    /// Its span begins when the message was published, so that it shows a late one.
+    fn begin(&self, message: &nats::Message, stamped: Stamped, tracer: &Tracer) -> Span {
         let headers = message.headers.as_ref().filter(|all| all.len() > 1);
         let traced = headers.filter(|_| tracer.is_on());
         let cause = traced
             .and_then(|headers| headers.get(TRACEPARENT.clone()))
             .and_then(|value| value.as_str().parse().ok());
         match cause {
-            Some(cause) => tracer.follow_delivery("shield.deliver", &self.meter, cause),
+            Some(cause) => {
+                let since = stamped.sent().unwrap_or_else(SystemTime::now);
+                tracer.follow_delivery("shield.deliver", &self.meter, cause, since)
+            }
             None => Span::none(),
         }
     }

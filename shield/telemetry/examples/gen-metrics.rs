@@ -13,8 +13,8 @@ const HEAD: &str = "# Metrics
 Every metric of ArqonBus, made from the catalogue in `shield/telemetry/src/metrics/` by `scripts/gen`.
 Names are Prometheus's, whether it scrapes `/metrics` or takes OTLP: of a counter the name there ends in `_total`, a
 histogram has `_bucket`, `_sum` and `_count`, seconds and bytes are in the name. Series whose labels are of a short
-list (reasons, outcomes, codes of an upgrade) are there from the start, so that a first event is a rise; others appear
-when they first move. All stay until the process ends, but for tenants that are not among the busiest any more.
+list (reasons, outcomes, codes of an upgrade) are there from the start, so that a first event is a rise; others (codes
+of ERROR frames and of limits, classes of faults) appear when they first move. All stay until the process ends, but for tenants that are not among the busiest any more.
 ";
 
 fn main() -> io::Result<ExitCode> {

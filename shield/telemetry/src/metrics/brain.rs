@@ -3,8 +3,8 @@
 //! them stand the numbers of the NATS servers, which the link asks for.
 
 use std::{
-    sync::{Arc, OnceLock, atomic::Ordering},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prometheus_client::{
@@ -210,7 +210,12 @@ struct Inner {
     process: ProcessMetrics,
     /// When the BEAM began, known once it has told its numbers.
     began: OnceLock<SystemTime>,
+    /// When it told them last.
+    heard: Mutex<Option<Instant>>,
 }
+
+/// A BEAM that tells nothing for so long hangs: it tells once a second.
+const HANGS: Duration = Duration::from_secs(10);
 
 // === impl BrainMetrics ===
 
@@ -224,6 +229,7 @@ impl BrainMetrics {
             telemetry: Arc::new(TelemetryMetrics::register(&mut registry)),
             process: ProcessMetrics::register(&mut registry),
             began: OnceLock::new(),
+            heard: Mutex::default(),
             registry,
         }))
     }
@@ -241,6 +247,11 @@ impl BrainMetrics {
     pub fn told(&self, uptime: Duration) {
         let now = SystemTime::now();
         let _ = self.0.began.set(now.checked_sub(uptime).unwrap_or(now));
+        *self.heard() = Some(Instant::now());
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The numbers of NATS servers.
@@ -272,6 +283,10 @@ impl Exposition for BrainMetrics {
 
     fn with_registry(&self, use_it: &mut dyn FnMut(&Registry)) {
         self.0.process.look();
+        // What its link goes on telling is what it was; that it answers is not.
+        if self.heard().is_some_and(|heard| heard.elapsed() > HANGS) {
+            self.0.brain.warm.set(0);
+        }
         use_it(&self.0.registry);
     }
 }

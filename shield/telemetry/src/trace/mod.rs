@@ -107,17 +107,18 @@ impl Tracer {
         }
     }
 
-    /// As `follow`, for a delivery: whoever may publish past the Shields could
-    /// else have one traced per message.
+    /// As `follow`, for a delivery that is on its way since a while: whoever
+    /// may publish past the Shields could else have one traced per message.
     pub fn follow_delivery(
         &self,
         name: &'static str,
         tenant: &TenantMeter,
         cause: TraceContext,
+        since: SystemTime,
     ) -> Span {
         match &self.0 {
             Some(inner) if cause.sampled && inner.sampling.takes_delivery(tenant) => {
-                self.follow(name, Kind::Consumer, cause)
+                Span::new(self.clone(), name, Kind::Consumer, Some(cause), true, since)
             }
             _ => Span::none(),
         }
