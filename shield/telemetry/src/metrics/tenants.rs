@@ -355,7 +355,9 @@ mod tests {
             metrics.tenants().collect_at(&metrics, now);
             now += RANK_EVERY;
         }
-        assert_eq!(series(&metrics), 1, "the gauge of all others");
+        let text = metrics.encode();
+        assert!(!text.contains("tenant=\"t-1\""), "{text}");
+        assert!(text.contains("arqon_shield_tenant_messages_in_total{tenant=\"other\"} 1"));
         assert!(metrics.tenants().lock().entries.is_empty());
     }
 }
