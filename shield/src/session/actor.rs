@@ -6,6 +6,8 @@
 //! read only after its outcome, so a client's frames take effect in order.
 //! Whatever ends a session, rooms are left and it is unregistered exactly once.
 
+mod traces;
+
 use std::{
     collections::VecDeque,
     pin::Pin,
@@ -14,18 +16,18 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use arqon_policy::{Sender, Shown};
 use arqon_proto::{
     codes::{CloseCode, ErrorCode},
-    envelope, headers,
+    envelope,
     names::{RoomId, SessionId},
     v1::Opcode,
 };
 use arqon_telemetry::{
-    Span, TraceContext,
+    TraceContext,
     labels::{CloseReason, Code},
     metrics::TenantMeter,
     trace::Kind,
@@ -52,11 +54,7 @@ use super::{
     wire::{CLOSE_TOO_BIG, Inbound, Wire},
     work::{self, Outcome, Work},
 };
-use crate::{
-    auth::Identity,
-    presence::Entrant,
-    spine::{TenantLink, origin::CREDIBLE},
-};
+use crate::{auth::Identity, presence::Entrant, spine::TenantLink};
 
 /// Requests of one client handled in a row before others have their turn.
 const READS_PER_POLL: usize = 32;
@@ -196,32 +194,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         this.register();
         this.connected(arrival);
         this
-    }
-
-    /// Has the tenant's way to the Spine opened, and tells of the connect.
-    fn connected(&mut self, arrival: &Arrival) {
-        let tracer = self.ctx.metrics.tracer();
-        let span = arrival.span(tracer, &self.meter);
-        let cause = span.context();
-        let tenant = self.state.identity().tenant.clone();
-        if !self.outbox.is_closing() {
-            // Whoever connects joins. Refused only while the Shield stops.
-            self.link = self.ctx.pool.link(&tenant, cause).ok();
-        }
-        span.end(Ok(()), |found| {
-            found.text("arqon.tenant", tenant.id.as_str());
-            found.text("arqon.session", self.outbox.session().to_string());
-            found.text("network.protocol.name", "websocket");
-        });
-        self.trace = cause.map(Box::new);
-        let (tenant, session) = (&tenant.id, self.outbox.session());
-        match cause {
-            Some(own) => {
-                let (trace_id, span_id) = (own.trace(), own.span());
-                tracing::debug!(%tenant, %session, trace_id, span_id, "Session opened");
-            }
-            None => tracing::debug!(%tenant, %session, "Session opened"),
-        }
     }
 
     /// Registered first and checked after, so that no order for a whole tenant
@@ -427,17 +399,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    /// A request that was refused before anything was begun for it.
-    fn trace_refusal(&self, refusal: &Refusal) {
-        let tracer = self.ctx.metrics.tracer();
-        let span = tracer.failed("shield.request", &self.meter);
-        span.end(Err(refusal.code.name()), |found| {
-            let tenant = &self.state.identity().tenant.id;
-            found.text("arqon.tenant", tenant.as_str());
-            found.text("arqon.room", refusal.room.as_str());
-        });
-    }
-
     fn refuse(&self, refusal: Refusal) {
         let Refusal {
             code,
@@ -459,42 +420,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             }
         };
         self.outbox.push_own(Frame::envelope(&error));
-    }
-
-    /// The span of a publication. If it is traced the message says so, with the
-    /// client's own word on sampling, which is for other clients.
-    fn begin_publish(&self, request: &mut PublishRequest) -> Span {
-        let tracer = self.ctx.metrics.tracer();
-        let (parent, at) = (request.parent, request.at);
-        let members = || {
-            let link = self.link.as_ref();
-            link.map_or(1, |link| link.members(&request.room))
-        };
-        let span = tracer.begin_at(
-            "shield.publish",
-            Kind::Producer,
-            &self.meter,
-            parent,
-            members,
-            || at.wall.into(),
-        );
-        if let Some(own) = span.context() {
-            let told = TraceContext {
-                sampled: parent.is_none_or(|parent| parent.sampled),
-                ..own
-            };
-            let headers = &mut request.message.headers;
-            headers.insert(headers::TRACEPARENT.to_owned(), told.to_string());
-        }
-        span
-    }
-
-    /// A traced message is followed to Brain, where its sender is seen.
-    fn trace_activity(&self, room: &RoomId, cause: Option<TraceContext>) {
-        if let (Some(link), Some(cause)) = (&self.link, cause) {
-            link.presence()
-                .trace_activity(room, self.outbox.session(), cause);
-        }
     }
 
     fn enter(&self, request: EnterRequest, cause: Option<TraceContext>) {
@@ -613,22 +538,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-
-    /// A batch was written: how long its oldest message took to get here.
-    fn observe_delivery(&mut self) {
-        let sent = std::mem::take(&mut self.batch_sent_us);
-        if sent == 0 {
-            return;
-        }
-        let now = unix_micros();
-        // A clock a little behind the publisher's makes it nothing. What is further
-        // off was not stamped by a Shield, and says nothing of how long it took.
-        let took = Duration::from_micros(now.saturating_sub(sent));
-        let ahead = Duration::from_micros(sent.saturating_sub(now));
-        if took <= CREDIBLE && ahead <= CREDIBLE {
-            self.ctx.metrics.deliver_seconds.observe(took);
-        }
     }
 
     fn on_stall(&mut self, cx: &mut Context<'_>) {
@@ -849,11 +758,6 @@ fn now() -> Now {
         instant: Instant::now(),
         wall: OffsetDateTime::now_utc(),
     }
-}
-
-fn unix_micros() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Whether a refusal says that a limit was reached.
