@@ -269,6 +269,8 @@ pub fn control_admin_template() -> Template {
             "$JS.API.>",
             "$JS.ACK.>",
             "$JS.FC.>",
+            // Backups: acknowledging what is read, and sending what is restored.
+            "$JS.SNAPSHOT.>",
             "$KV.>",
             &format!("$O.{}.>", subjects::STORE_WASM),
             "ctl.>",
