@@ -1,10 +1,12 @@
 //! Small HTTP requests to the parts of an ArqonBus.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::failure::{Failure, Result, chain};
 
-/// Status and body of a GET; `authority` is a certificate to trust beside the system's.
+/// Status and body of a GET; `authority` are certificates to trust, and no others; without any,
+/// the system's are, as for `wss://`.
 pub(crate) async fn get(url: &str, authority: Option<&[u8]>) -> Result<(u16, String)> {
     let failed = |error: reqwest::Error| {
         Failure::new(format!(
@@ -12,15 +14,18 @@ pub(crate) async fn get(url: &str, authority: Option<&[u8]>) -> Result<(u16, Str
             chain(&error.without_url())
         ))
     };
-    let mut builder = reqwest::Client::builder()
+    let builder = reqwest::Client::builder()
         // The environment's proxy is for the outer world.
         .no_proxy()
+        .dns_resolver(arqon_resolver::Names)
         .timeout(Duration::from_secs(3));
-    if let Some(pem) = authority {
-        for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(failed)? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
+    let builder = if url.starts_with("https:") {
+        let tls = arqon_client::tls_config(authority)?;
+        builder.tls_backend_preconfigured(Arc::unwrap_or_clone(tls))
+    } else {
+        // Else the system's authorities are read, and a system without any is an error.
+        builder.tls_certs_only([])
+    };
     let client = builder.build().map_err(failed)?;
     let answer = client.get(url).send().await.map_err(failed)?;
     let status = answer.status().as_u16();

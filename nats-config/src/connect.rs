@@ -12,12 +12,14 @@
 //! callback signs once only, as a second lock.
 
 mod events;
+mod named;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arqon_resolver::ResolveError;
 use async_nats::connection::State;
 use async_nats::{
     Auth, AuthError, ConnectErrorKind, ConnectOptions, ReconnectToServer, ServerAddr,
@@ -91,6 +93,14 @@ pub enum ConnectError {
         server: String,
         /// The reason.
         source: std::io::Error,
+    },
+    /// Its name has no address.
+    #[error("cannot find {server}")]
+    Unresolved {
+        /// As configured.
+        server: String,
+        /// The reason.
+        source: ResolveError,
     },
     /// The credentials cannot be read.
     #[error("no usable credentials for the connection")]
@@ -172,7 +182,7 @@ pub async fn connect_user(
         outcome = connect_to(server, &user, name, opts).await;
         match &outcome {
             // Another server can only help where this one could not answer.
-            Err(ConnectError::Unreachable { .. }) => {}
+            Err(error) if error.is_unreachable() => {}
             _ => break,
         }
     }
@@ -188,21 +198,49 @@ pub async fn abort(client: &async_nats::Client, closed: &Closed) {
     let _ = tokio::time::timeout(ABORT, client.force_reconnect()).await;
 }
 
+fn parse(server: &str) -> Result<ServerAddr, ConnectError> {
+    server.parse().map_err(|source| ConnectError::Address {
+        server: server.to_owned(),
+        source,
+    })
+}
+
+/// Tries each address of a server. async-nats is given addresses only: names
+/// it would resolve with what a static program lacks.
 async fn connect_to(
     server: &str,
     user: &MintedUser,
     name: &str,
     opts: &TenantOptions,
 ) -> Result<Connection, ConnectError> {
-    let address = |text: &str| {
-        text.parse::<ServerAddr>()
-            .map_err(|source| ConnectError::Address {
-                server: text.to_owned(),
-                source,
-            })
-    };
-    let real = address(server)?;
-    let nowhere = address(NOWHERE)?;
+    let named = parse(server)?;
+    let found = arqon_resolver::resolve(named.host(), named.port()).await;
+    let found = found.map_err(|source| ConnectError::Unresolved {
+        server: server.to_owned(),
+        source,
+    })?;
+    let tls = named::tls(named.host(), &opts.root_certificates);
+    let mut outcome = Err(ConnectError::NoServer);
+    for address in found {
+        let address = parse(&format!("{}://{address}", named.scheme()))?;
+        outcome = connect_at(server, address, tls.clone(), user, name, opts).await;
+        match &outcome {
+            Err(error) if error.is_unreachable() => {}
+            _ => break,
+        }
+    }
+    outcome
+}
+
+async fn connect_at(
+    server: &str,
+    real: ServerAddr,
+    tls: Option<rustls::ClientConfig>,
+    user: &MintedUser,
+    name: &str,
+    opts: &TenantOptions,
+) -> Result<Connection, ConnectError> {
+    let nowhere = parse(NOWHERE)?;
     let (sink, events, closed) = events::channel();
     let sink = Arc::new(sink);
 
@@ -223,6 +261,9 @@ async fn connect_to(
         });
     for path in &opts.root_certificates {
         options = options.add_root_certificates(path.clone());
+    }
+    if let Some(tls) = tls {
+        options = options.tls_client_config(tls);
     }
     // The client's future is some 9 KiB; every caller's would carry it.
     let client = Box::pin(options.connect(&[real, nowhere][..]))
@@ -309,6 +350,15 @@ fn refusal(server: &str, user: &MintedUser, source: async_nats::ConnectError) ->
             }
         }
         _ => ConnectError::Unreachable { server, source },
+    }
+}
+
+// === impl ConnectError ===
+
+impl ConnectError {
+    /// Whether no server answered at all.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unresolved { .. })
     }
 }
 

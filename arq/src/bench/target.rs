@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, ToSocketAddrs},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -77,7 +77,7 @@ impl Target {
                 .hint("write for instance ws://127.0.0.1:8080/v1/socket")
         })?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let addr = resolve(authority).doing(format!("cannot resolve `{authority}`"))?;
+        let addr = resolve(authority)?;
         if !addr.ip().is_loopback() {
             return Err(Failure::usage(format!(
                 "{addr} is another machine; the generator loads only this one"
@@ -131,11 +131,19 @@ impl Target {
     }
 }
 
-fn resolve(authority: &str) -> std::io::Result<SocketAddr> {
-    authority
-        .to_socket_addrs()?
+fn resolve(authority: &str) -> Result<SocketAddr> {
+    let split = authority.rsplit_once(':');
+    let (host, port) = split
+        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+        .ok_or_else(|| Failure::usage(format!("`{authority}` is no host with a port")))?;
+    let found = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(arqon_resolver::resolve(host, port))?;
+    found
+        .into_iter()
         .find(SocketAddr::is_ipv4)
-        .ok_or_else(|| std::io::Error::other("no IPv4 address"))
+        .ok_or_else(|| Failure::new(format!("`{authority}` has no IPv4 address")))
 }
 
 /// Writes a self-signed certificate for 127.0.0.1 and its key.

@@ -148,9 +148,7 @@ impl Admin {
                 Err(AdminError::Unverified {
                     source: Some(source),
                     ..
-                }) if self.servers.len() > 1
-                    && matches!(*source, ConnectError::Unreachable { .. }) =>
-                {
+                }) if self.servers.len() > 1 && source.is_unreachable() => {
                     unreachable = Some(server.clone());
                 }
                 Err(error) => return Err(error),

@@ -154,11 +154,14 @@ async fn dial(target: &Target, source: Option<IpAddr>) -> Result<TcpStream, Clie
         address: address.clone(),
         source,
     };
-    let found = tokio::net::lookup_host((target.host.as_str(), target.port))
+    let found = arqon_resolver::resolve(&target.host, target.port)
         .await
-        .map_err(failed)?;
+        .map_err(|error| failed(error.into()))?;
     let mut last = None;
-    for remote in found.filter(|a| source.is_none_or(|s| s.is_ipv4() == a.is_ipv4())) {
+    for remote in found
+        .into_iter()
+        .filter(|a| source.is_none_or(|s| s.is_ipv4() == a.is_ipv4()))
+    {
         match dial_one(remote, source).await {
             Ok(stream) => return Ok(stream),
             Err(e) => last = Some(e),

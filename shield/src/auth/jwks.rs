@@ -336,6 +336,7 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
         .timeout(FETCH_TIMEOUT)
         // HTTP_PROXY and its kin must change nothing.
         .no_proxy()
+        .dns_resolver(arqon_resolver::Names)
         .pool_max_idle_per_host(1)
         .user_agent(concat!("arqon-shield/", env!("CARGO_PKG_VERSION")))
         .build()

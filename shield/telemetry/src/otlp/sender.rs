@@ -2,8 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
+use arqon_resolver::Names;
 use arqon_spine::manifest::{self, OtlpProtocol, OtlpTarget};
 use bytes::Bytes;
+use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_proto::tonic::collector::{
     metrics::v1::{
         ExportMetricsServiceRequest, ExportMetricsServiceResponse,
@@ -218,9 +220,12 @@ impl Transport {
             let name = MetadataKey::from_bytes(name.as_bytes()).ok()?;
             Some((name, value.parse().ok()?))
         });
+        let mut http = HttpConnector::new_with_resolver(Names);
+        http.enforce_http(false);
+        http.set_nodelay(true);
         Ok(Self::Grpc {
             // Tried at the first export, and again at each one after a failure.
-            channel: at.connect_lazy(),
+            channel: at.connect_with_connector_lazy(http),
             metadata: metadata.collect(),
         })
     }
@@ -240,6 +245,7 @@ impl Transport {
         let client = reqwest::Client::builder()
             // HTTP_PROXY has no say here.
             .no_proxy()
+            .dns_resolver(Names)
             .redirect(reqwest::redirect::Policy::none())
             .tls_certs_only(roots)
             .default_headers(map)
