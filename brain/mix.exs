@@ -17,6 +17,9 @@ defmodule Brain.MixProject do
         brain: [
           include_executables_for: [:unix],
           applications: [runtime_tools: :none],
+          # Distribution is off (rel/env.sh.eex), so it opens nothing; without it each build would
+          # make a secret, and put it into the image.
+          cookie: "distribution-is-off",
           steps: [:assemble]
         ]
       ]

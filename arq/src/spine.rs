@@ -48,8 +48,8 @@ struct ConfigArgs {
     #[arg(long, value_name = "ADDRESS", requires_all = ["name", "route"])]
     cluster_listen: Option<SocketAddr>,
     /// Another server of the cluster, repeatable
-    #[arg(long, value_name = "ADDRESS", requires = "cluster_listen")]
-    route: Vec<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", requires = "cluster_listen")]
+    route: Vec<String>,
     /// Write to a file instead of stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,

@@ -33,8 +33,8 @@ pub struct ClusterParams {
     pub name: String,
     /// Where the other servers connect.
     pub listen: SocketAddr,
-    /// Where to find the others (and itself, which does no harm).
-    pub routes: Vec<SocketAddr>,
+    /// `HOST:PORT` of the others (and of itself, which does no harm).
+    pub routes: Vec<String>,
 }
 
 /// Why the configuration cannot be made.
@@ -53,6 +53,12 @@ pub enum ConfigError {
     Name {
         /// The name.
         name: String,
+    },
+    /// The route is none.
+    #[error("`{route}` is no HOST:PORT of another server")]
+    Route {
+        /// The route.
+        route: String,
     },
     /// The path cannot be written between quotes.
     #[error("{} cannot stand in a configuration file", path.display())]
@@ -90,18 +96,16 @@ pub fn render(state: &StateFolder, params: &ServerParams) -> Result<String, Conf
         ],
     );
     if let Some(cluster) = &params.cluster {
-        let routes = cluster.routes.iter();
+        let mut routes = String::new();
+        for route in &cluster.routes {
+            routes += &format!("    \"nats-route://{}\"\n", host_and_port(route)?);
+        }
         text += &fill(
             include_str!("../cluster.conf"),
             &[
                 ("cluster", plain(&cluster.name)?),
                 ("listen", cluster.listen.to_string()),
-                (
-                    "routes",
-                    routes
-                        .map(|route| format!("    \"nats-route://{route}\"\n"))
-                        .collect(),
-                ),
+                ("routes", routes),
             ],
         );
     }
@@ -129,6 +133,20 @@ fn quotable(path: &Path) -> Result<String, ConfigError> {
         .ok_or_else(|| ConfigError::Path {
             path: path.to_owned(),
         })
+}
+
+/// A host, by name or address, and a port.
+fn host_and_port(route: &str) -> Result<&str, ConfigError> {
+    let fits = route.rsplit_once(':').is_some_and(|(host, port)| {
+        let name = host
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        let address = route.parse::<SocketAddr>().is_ok();
+        port.parse::<u16>().is_ok() && !host.is_empty() && (name || address)
+    });
+    fits.then_some(route).ok_or_else(|| ConfigError::Route {
+        route: route.to_owned(),
+    })
 }
 
 /// A name that can stand without quotes and is no variable or number.
@@ -186,9 +204,9 @@ impl ServerParams {
                 }
             }
         }
-        let routes: Vec<SocketAddr> = servers
+        let routes: Vec<String> = servers
             .iter()
-            .filter_map(|server| Some(server.cluster.as_ref()?.listen))
+            .filter_map(|server| Some(server.cluster.as_ref()?.listen.to_string()))
             .collect();
         for cluster in servers
             .iter_mut()
@@ -218,7 +236,10 @@ mod tests {
         params.cluster = Some(ClusterParams {
             name: "arqon".to_owned(),
             listen: SocketAddr::from(([127, 0, 0, 1], 6222)),
-            routes: vec![SocketAddr::from(([127, 0, 0, 1], 6223))],
+            routes: vec![
+                "127.0.0.1:6223".to_owned(),
+                "nats-3.example:6222".to_owned(),
+            ],
         });
         let text = render(&state, &params).unwrap();
         assert!(!text.contains('@'), "{text}");
@@ -229,6 +250,7 @@ mod tests {
         assert_eq!(seeds.count(), 0);
         assert!(text.contains("http: \"127.0.0.1:8222\""));
         assert!(text.contains("nats-route://127.0.0.1:6223"));
+        assert!(text.contains("nats-route://nats-3.example:6222"));
     }
 
     #[test]
@@ -247,6 +269,18 @@ mod tests {
                 render(&state, &params),
                 Err(ConfigError::Name { .. })
             ));
+        }
+        params.name = "n1".to_owned();
+        for route in ["a", "a:", ":1", "a:99999", "a\"b:1", "a b:1", "u:p@a:1"] {
+            params.cluster = Some(ClusterParams {
+                name: "arqon".to_owned(),
+                listen: SocketAddr::from(([127, 0, 0, 1], 6222)),
+                routes: vec![route.to_owned()],
+            });
+            assert!(
+                matches!(render(&state, &params), Err(ConfigError::Route { .. })),
+                "{route}"
+            );
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The program `arqon-shield`: a manifest in, a Shield until a signal comes.
 //!
-//! Exit status: 0 after a drain or a good `--check`, 64 for a manifest that
-//! cannot be used (before any port is opened), 1 for anything else.
+//! Exit status: 0 after a drain, a good `--check` or a `--ready` that is, 64
+//! for a manifest that cannot be used (before any port is opened), 1 for
+//! anything else.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use arqon_shield::{app::Shield, policy};
 use arqon_spine::manifest::{EXIT_BAD_MANIFEST, Manifest};
+use arqon_spine::ready;
 use arqon_telemetry::log;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +26,9 @@ struct Args {
     /// Check the manifest and the files it names, and exit
     #[arg(long)]
     check: bool,
+    /// Ask the Shield that runs with this manifest whether it is ready, and exit
+    #[arg(long, conflicts_with = "check")]
+    ready: bool,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,16 @@ fn main() -> ExitCode {
     if args.check {
         println!("{} can be used", args.config.display());
         return ExitCode::SUCCESS;
+    }
+    if args.ready {
+        // The admin listener: it speaks no TLS.
+        return match ready::ask(manifest.listen.admin) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("arqon-shield: {}: {error}", manifest.listen.admin);
+                ExitCode::FAILURE
+            }
+        };
     }
     match run(manifest) {
         Ok(code) => code,

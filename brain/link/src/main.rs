@@ -1,13 +1,15 @@
 //! The program `arqon-brain-link`: a manifest in, frames on standard input and
 //! output until Brain closes them.
 //!
-//! Exit status: 0 when standard input ends, 64 for a manifest that cannot be
-//! used (before anything else happens), 1 for anything else.
+//! Exit status: 0 when standard input ends, or for a `--ready` that is, 64 for
+//! a manifest that cannot be used (before anything else happens), 1 for
+//! anything else.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use arqon_brain_link::app::{self, SetupError};
 use arqon_spine::manifest::{BrainManifest, EXIT_BAD_MANIFEST};
+use arqon_spine::ready;
 use arqon_telemetry::log;
 use clap::Parser;
 
@@ -22,6 +24,9 @@ struct Args {
     /// The node's manifest. `arq config docs` describes it
     #[arg(value_name = "CONFIG")]
     config: PathBuf,
+    /// Ask the Brain that runs with this manifest whether it is ready, and exit
+    #[arg(long)]
+    ready: bool,
 }
 
 fn main() -> ExitCode {
@@ -33,6 +38,15 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_BAD_MANIFEST);
         }
     };
+    if args.ready {
+        return match ready::ask(manifest.listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("arqon-brain-link: {}: {error}", manifest.listen);
+                ExitCode::FAILURE
+            }
+        };
+    }
     match app::run(manifest) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<SetupError>() => {
