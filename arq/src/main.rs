@@ -16,6 +16,7 @@ mod duration;
 mod failure;
 mod frame_json;
 mod http;
+mod nearest;
 mod otlp;
 mod output;
 mod policy;
@@ -36,14 +37,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::context::Context;
+use crate::context::{Choice, Context};
 use crate::failure::Result;
 use crate::otlp::Otlp;
 use crate::output::Output;
 
 /// The command line tool of ArqonBus: run it, see into it, keep its tenants.
 ///
-/// Start with `arq dev up`, then try `arq sub lobby` and `arq pub lobby hello`.
+/// Start with `arq dev up` (or `arq dev up --native`, without Docker), then try `arq sub lobby` and `arq pub lobby hello`.
 #[derive(Debug, Parser)]
 #[command(name = "arq", version, about, max_term_width = 100)]
 struct Cli {
@@ -55,6 +56,15 @@ struct Cli {
         help_heading = "Global options"
     )]
     state: Option<PathBuf>,
+    /// The context to speak to [default: the one in use, see `arq context list`]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        conflicts_with = "state",
+        help_heading = "Global options"
+    )]
+    context: Option<String>,
     /// Print JSON instead of text; its fields are stable
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
@@ -81,6 +91,7 @@ enum Command {
     Trace(trace::Trace),
     Decode(decode::Decode),
     Auth(auth::Auth),
+    Context(context::ContextArgs),
     Tenant(tenant::Tenant),
     Pool(pool::Pool),
     Policy(policy::Policy),
@@ -92,8 +103,8 @@ enum Command {
 /// What every command is given.
 #[derive(Debug)]
 struct Globals {
-    /// The folder that was named.
-    state: Option<PathBuf>,
+    /// Which context was named.
+    choice: Choice,
     /// How to print.
     output: Output,
     /// The trace of the command.
@@ -103,7 +114,12 @@ struct Globals {
 impl Globals {
     /// Reads the context.
     fn context(&self) -> Result<Context> {
-        Context::load(self.state.as_deref())
+        Context::load(&self.choice)
+    }
+
+    /// Reads the context of this machine's own ArqonBus, whichever is in use.
+    fn local_context(&self) -> Result<Context> {
+        Context::local(&self.choice)
     }
 
     /// Runs what waits for the network.
@@ -140,7 +156,10 @@ fn main() -> ExitCode {
         Err(error) => return misread(&error),
     };
     let globals = Globals {
-        state: cli.state,
+        choice: Choice {
+            state: cli.state,
+            name: cli.context,
+        },
         output: Output::new(cli.json),
         otlp: Otlp::new(cli.otlp, command),
     };
@@ -154,6 +173,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args, &globals),
         Command::Decode(args) => decode::run(&args, &globals),
         Command::Auth(args) => auth::run(args, &globals),
+        Command::Context(args) => context::run(args, &globals),
         Command::Tenant(args) => tenant::run(args, &globals),
         Command::Pool(args) => pool::run(args, &globals),
         Command::Policy(args) => policy::run(args, &globals),

@@ -120,10 +120,10 @@ impl Output {
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
     }
 
-    /// A warning for people, on stderr.
+    /// A warning for people, on stderr; what is in it may be of others' making.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
         let label = self.paint_stderr(Paint::Yellow, "warning:");
-        self.note(format!("{label} {}", text.as_ref()));
+        self.note(format!("{label} {}", escaped_lines(text.as_ref())));
     }
 
     /// A table with a head, on stdout. Without rows, `empty` on stderr. What is in the cells may
@@ -198,16 +198,16 @@ impl Output {
         }
     }
 
-    /// Prints a failure.
+    /// Prints a failure; what is in it may be of others' making.
     pub(crate) fn failure(&self, failure: &Failure) {
         if failure.silent {
             return;
         }
         let label = self.paint_stderr(Paint::Red, "arq:");
-        self.note(format!("{label} {}", failure.message));
+        self.note(format!("{label} {}", escaped_lines(&failure.message)));
         if let Some(hint) = &failure.hint {
             let label = self.paint_stderr(Paint::Cyan, "hint:");
-            self.note(format!("{label} {hint}"));
+            self.note(format!("{label} {}", escaped_lines(hint)));
         }
     }
 
@@ -254,6 +254,11 @@ pub(crate) fn escaped(text: &str) -> String {
         }
     }
     shown
+}
+
+/// [`escaped`], line by line.
+fn escaped_lines(text: &str) -> String {
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// `text` in a colour, where `on`.

@@ -16,7 +16,7 @@ pub(crate) struct SessionOptions {
     /// Where to connect [default: the context's shield_url]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// The token [default: one is signed with the development key]
+    /// The token [default: the context's, or one signed with the development key]
     #[arg(long, value_name = "JWT", conflicts_with_all = ["tenant", "user"])]
     pub(crate) token: Option<String>,
     /// Send no token, to see how it is refused
@@ -41,10 +41,16 @@ impl SessionOptions {
         }
     }
 
-    /// The token given, or a fresh one.
+    /// The token given, or the context's, or a fresh one.
     pub(crate) fn token(&self, context: &Context, globals: &Globals) -> Result<String> {
         if let Some(token) = &self.token {
             return Ok(token.trim().to_owned());
+        }
+        if self.tenant.is_none()
+            && self.user.is_none()
+            && let Some(token) = context.token()?
+        {
+            return Ok(token);
         }
         let key = DevelopmentKey::open(context, &globals.output)?;
         let options = TokenOptions {
@@ -61,13 +67,21 @@ impl SessionOptions {
         context: &Context,
         globals: &Globals,
     ) -> Result<(Client, Welcome)> {
+        let token = self.credential(context, globals)?;
         let url = self.url(context);
-        let token = if self.no_token {
-            None
-        } else {
-            Some(self.token(context, globals)?)
-        };
         connect(context, &url, token, globals.otlp.traceparent()).await
+    }
+
+    /// What the session is opened with.
+    pub(crate) fn credential(
+        &self,
+        context: &Context,
+        globals: &Globals,
+    ) -> Result<Option<String>> {
+        if self.no_token {
+            return Ok(None);
+        }
+        self.token(context, globals).map(Some)
     }
 }
 

@@ -6,9 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod context;
+mod dev;
 mod help;
+mod keys;
 mod live;
 mod offline;
+mod open;
 mod otlp;
 mod policy_live;
 mod policy_offline;

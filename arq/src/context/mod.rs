@@ -1,13 +1,22 @@
-//! Which ArqonBus a command speaks to: the folder `.arqon` and its `context.toml`.
+//! Which ArqonBus a command speaks to: a folder with a `context.toml`, the nearest `.arqon` or one
+//! that has a name.
+
+mod command;
+mod registry;
 
 use std::path::{Path, PathBuf};
+
+pub(crate) use command::{ContextArgs, run};
+use registry::Registry;
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Doing, Failure, Result};
 
 /// The name of the folder that is looked for from the current one upward.
-pub(crate) const FOLDER: &str = ".arqon";
+const FOLDER: &str = ".arqon";
+/// The file of a context's settings.
+const FILE: &str = "context.toml";
 
 /// `context.toml`: where this ArqonBus is reached, and what commands take by default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +42,9 @@ pub(crate) struct Settings {
     /// PEM file of the authority that signed Shield's certificate, for `wss://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// File with the token of sessions, where none is signed with a development key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -47,13 +59,28 @@ impl Default for Settings {
             audience: "arqon".to_owned(),
             issuer: "arqon-development".to_owned(),
             ca_file: None,
+            token_file: None,
         }
     }
 }
 
-/// A folder `.arqon` with what stands in it.
+/// The name of whatever `.arqon` is nearest, as `arq context use` takes it.
+pub(crate) const LOCAL: &str = "local";
+
+/// How a context is chosen: by its folder, by its name, or neither.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Choice {
+    /// `--state`.
+    pub(crate) state: Option<PathBuf>,
+    /// `--context`.
+    pub(crate) name: Option<String>,
+}
+
+/// A folder with what stands in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
+    /// Its name, where it was chosen by one.
+    pub(crate) name: Option<String>,
     /// The folder itself.
     pub(crate) folder: PathBuf,
     /// The settings read from it.
@@ -61,23 +88,41 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The folder of `--state`, or the nearest `.arqon` upward, or the one to be made here.
-    pub(crate) fn folder(state: Option<&Path>) -> Result<PathBuf> {
-        if let Some(state) = state {
-            return Ok(std::path::absolute(state)?);
+    /// The context chosen; else the one in use; else the nearest `.arqon`.
+    pub(crate) fn load(choice: &Choice) -> Result<Self> {
+        if choice.state.is_some() {
+            return Self::local(choice);
+        }
+        let registry = Registry::read()?;
+        match choice.name.as_deref().or(registry.current()) {
+            None | Some(LOCAL) => Self::local(&Choice::default()),
+            Some(name) => Self::read(Some(name.to_owned()), registry.folder(name)?),
+        }
+    }
+
+    /// The folder of `--state`, or the nearest `.arqon` upward, or the one to be made here; what a
+    /// development ArqonBus is, whatever context is in use.
+    pub(crate) fn local(choice: &Choice) -> Result<Self> {
+        if let Some(name) = choice.name.as_deref().filter(|name| *name != LOCAL) {
+            return Err(Failure::usage(format!(
+                "this command is for an ArqonBus of this machine, and not for the context `{name}`"
+            ))
+            .hint("--state DIR names another folder"));
+        }
+        if let Some(state) = &choice.state {
+            return Self::read(None, std::path::absolute(state)?);
         }
         let here = std::env::current_dir().doing("cannot tell the current folder")?;
         let found = here
             .ancestors()
             .map(|folder| folder.join(FOLDER))
             .find(|folder| folder.is_dir());
-        Ok(found.unwrap_or_else(|| here.join(FOLDER)))
+        Self::read(None, found.unwrap_or_else(|| here.join(FOLDER)))
     }
 
-    /// Reads the context; without a folder or a file, the defaults.
-    pub(crate) fn load(state: Option<&Path>) -> Result<Self> {
-        let folder = Self::folder(state)?;
-        let file = folder.join("context.toml");
+    /// Reads a folder; without it or its file, the defaults.
+    fn read(name: Option<String>, folder: PathBuf) -> Result<Self> {
+        let file = folder.join(FILE);
         let settings = match std::fs::read_to_string(&file) {
             Ok(text) => toml::from_str(&text).map_err(|error| {
                 Failure::new(format!(
@@ -90,7 +135,25 @@ impl Context {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
             Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
         };
-        Ok(Self { folder, settings })
+        Ok(Self {
+            name,
+            folder,
+            settings,
+        })
+    }
+
+    /// What stands in this folder.
+    #[cfg(test)]
+    pub(crate) fn at(folder: &Path) -> Result<Self> {
+        Self::read(None, folder.to_owned())
+    }
+
+    /// Where a question or an error is about, for people.
+    pub(crate) fn place(&self) -> String {
+        match &self.name {
+            Some(name) => format!("context {name}"),
+            None => self.folder.display().to_string(),
+        }
     }
 
     /// Writes `context.toml`.
@@ -99,7 +162,7 @@ impl Context {
         let text = format!(
             "# Where arq finds this ArqonBus, and what its commands take by default.\n{body}"
         );
-        let file = self.folder.join("context.toml");
+        let file = self.folder.join(FILE);
         create_folder(&self.folder)?;
         std::fs::write(&file, text).doing(format!("cannot write {}", file.display()))
     }
@@ -124,6 +187,18 @@ impl Context {
         self.folder.join("logs")
     }
 
+    /// The token that `token_file` names.
+    pub(crate) fn token(&self) -> Result<Option<String>> {
+        let Some(file) = &self.settings.token_file else {
+            return Ok(None);
+        };
+        let file = self.folder.join(file);
+        let text = std::fs::read_to_string(&file)
+            .doing(format!("cannot read the token in {}", file.display()))
+            .hint("`arq context set` names another file")?;
+        Ok(Some(text.trim().to_owned()))
+    }
+
     /// The certificate that `ca_file` names, PEM.
     pub(crate) fn authority(&self) -> Result<Option<Vec<u8>>> {
         let Some(file) = &self.settings.ca_file else {
@@ -144,12 +219,16 @@ impl Context {
     pub(crate) fn spine_state(&self) -> Result<arqon_spine::state::StateFolder> {
         let folder = self.spine_folder();
         if !folder.is_dir() {
-            return Err(
-                Failure::new(format!("there is no Spine state in {}", folder.display())).hint(
+            let failure = Failure::new(format!("there is no Spine state in {}", folder.display()));
+            return Err(match &self.name {
+                Some(name) => failure.hint(format!(
+                    "this command needs the admin's keys, and the context `{name}` has none; `--state DIR` names a folder that does"
+                )),
+                None => failure.hint(
                     "`arq dev up` makes one and starts everything; `arq spine init` only makes it; \
-                 `--state DIR` names another",
+                 `--state DIR` or `--context NAME` names another",
                 ),
-            );
+            });
         }
         arqon_spine::state::StateFolder::open(&folder)
             .doing(format!("cannot open {}", folder.display()))
@@ -198,21 +277,28 @@ mod tests {
     fn settings_survive_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("deep").join(FOLDER);
-        let mut context = Context::load(Some(&state)).unwrap();
+        let mut context = Context::at(&state).unwrap();
         assert_eq!(context.settings, Settings::default());
         context.settings.default_tenant = "globex".to_owned();
         context.save().unwrap();
-        assert_eq!(
-            Context::load(Some(&state)).unwrap().settings,
-            context.settings
-        );
+        assert_eq!(Context::at(&state).unwrap().settings, context.settings);
+    }
+
+    #[test]
+    fn a_command_for_this_machine_takes_no_other_context() {
+        let choice = Choice {
+            state: None,
+            name: Some("prod".to_owned()),
+        };
+        let failure = Context::local(&choice).unwrap_err();
+        assert!(failure.message.contains("`prod`"), "{}", failure.message);
     }
 
     #[test]
     fn an_unknown_key_is_named() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("context.toml"), "natz = 1\n").unwrap();
-        let failure = Context::load(Some(folder.path())).unwrap_err();
+        let failure = Context::at(folder.path()).unwrap_err();
         assert!(failure.message.contains("natz"), "{}", failure.message);
         assert!(failure.hint.is_some());
     }
