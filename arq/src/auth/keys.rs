@@ -1,6 +1,6 @@
 //! The RSA key pair that signs development tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -24,32 +24,54 @@ pub(crate) struct DevelopmentKey {
 }
 
 impl DevelopmentKey {
+    /// The file of the key that signs.
+    pub(super) fn file(context: &Context) -> PathBuf {
+        context.dev_folder().join("token-key.pem")
+    }
+
+    /// The file of the key before, while its tokens are still good.
+    pub(super) fn old_file(context: &Context) -> PathBuf {
+        context.dev_folder().join("token-key.old.pem")
+    }
+
+    /// The file of the key that a rotation is about to put in force.
+    pub(super) fn next_file(context: &Context) -> PathBuf {
+        context.dev_folder().join("token-key.next.pem")
+    }
+
     /// Whether the context is one for development: it has a key.
     pub(crate) fn exists(context: &Context) -> bool {
-        context.dev_folder().join("token-key.pem").exists()
+        Self::file(context).exists()
     }
 
     /// The context's development key; made on first use.
     pub(crate) fn open(context: &Context, output: &Output) -> Result<Self> {
-        let folder = context.dev_folder();
-        let file = folder.join("token-key.pem");
-        if !file.exists() {
-            create_folder(&folder)?;
-            let pair = KeyPair::generate(KeySize::Rsa2048)
-                .map_err(|_| Failure::new("cannot generate an RSA key pair"))?;
-            let der: Pkcs8V1Der<'_> = pair
-                .as_der()
-                .map_err(|_| Failure::new("cannot encode the RSA key pair"))?;
-            let text = pem::encode(&pem::Pem::new("PRIVATE KEY", der.as_ref()));
-            write_private(&file, text.as_bytes())?;
-            let key = Self::read(&file)?;
-            // The public half stands beside it, for whoever configures a tenant by hand.
-            std::fs::write(folder.join("token-key.pub.pem"), &key.public_pem)
-                .doing("cannot write the public key")?;
-            output.note(format!("made the development key pair {}", file.display()));
-            return Ok(key);
+        let file = Self::file(context);
+        if file.exists() {
+            return Self::read(&file);
         }
-        Self::read(&file)
+        if let Some(name) = &context.name {
+            return Err(Failure::new(format!(
+                "the context `{name}` has neither a token nor a development key to sign one"
+            ))
+            .hint(format!(
+                "--token JWT gives one, `arq context set {name} --token-file FILE` for good"
+            )));
+        }
+        create_folder(&context.dev_folder())?;
+        let key = generate(&file)?;
+        key.write_public(context)?;
+        output.note(format!("made the development key pair {}", file.display()));
+        Ok(key)
+    }
+
+    /// Puts the public half beside the key, for whoever configures a tenant by hand.
+    pub(super) fn write_public(&self, context: &Context) -> Result {
+        std::fs::write(
+            context.dev_folder().join("token-key.pub.pem"),
+            &self.public_pem,
+        )
+        .doing("cannot write the public key")
     }
 
     /// Reads a private key from a PEM file (PKCS#8 or PKCS#1).
@@ -85,15 +107,30 @@ impl DevelopmentKey {
         })
     }
 
-    /// The public half as a JWKS document.
-    pub(crate) fn jwks(&self) -> Result<JwkSet> {
-        Ok(JwkSet {
-            keys: vec![self.jwk.clone()],
-        })
+    /// The public halves of all keys that tokens may be signed with, as a JWKS document.
+    pub(crate) fn jwks(context: &Context, output: &Output) -> Result<JwkSet> {
+        let mut keys = vec![Self::open(context, output)?.jwk];
+        let old = Self::old_file(context);
+        if old.exists() {
+            keys.push(Self::read(&old)?.jwk);
+        }
+        Ok(JwkSet { keys })
     }
 
     /// The public half as what verifies.
     pub(crate) fn verifying(&self) -> Result<jsonwebtoken::DecodingKey> {
         Ok(jsonwebtoken::DecodingKey::from_jwk(&self.jwk)?)
     }
+}
+
+/// Makes a key pair and keeps it in a file.
+pub(super) fn generate(file: &Path) -> Result<DevelopmentKey> {
+    let pair = KeyPair::generate(KeySize::Rsa2048)
+        .map_err(|_| Failure::new("cannot generate an RSA key pair"))?;
+    let der: Pkcs8V1Der<'_> = pair
+        .as_der()
+        .map_err(|_| Failure::new("cannot encode the RSA key pair"))?;
+    let text = pem::encode(&pem::Pem::new("PRIVATE KEY", der.as_ref()));
+    write_private(file, text.as_bytes())?;
+    DevelopmentKey::read(file)
 }

@@ -2,6 +2,7 @@
 
 mod inspect;
 mod keys;
+mod rotate;
 mod token;
 
 pub(crate) use keys::DevelopmentKey;
@@ -31,7 +32,10 @@ enum Command {
     Gen(Box<GenArgs>),
     /// Show what a token says, and what is wrong with it
     Inspect(InspectArgs),
-    /// Print the development public key as a JWKS document
+    /// The development key pair: show it, or put another in its place
+    #[command(subcommand)]
+    Keys(rotate::KeysCommand),
+    /// Print the development public keys as a JWKS document
     Jwks,
 }
 
@@ -77,9 +81,9 @@ pub(crate) fn run(auth: Auth, globals: &Globals) -> Result {
             }
         }
         Command::Inspect(args) => inspect::run(&args.token, &context, &globals.output),
-        Command::Jwks => {
-            let key = DevelopmentKey::open(&context, &globals.output)?;
-            globals.output.object(&key.jwks()?)
-        }
+        Command::Keys(command) => rotate::run(&command, globals),
+        Command::Jwks => globals
+            .output
+            .object(&DevelopmentKey::jwks(&context, &globals.output)?),
     }
 }

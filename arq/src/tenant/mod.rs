@@ -37,6 +37,13 @@ enum Command {
         /// The tenant
         id: String,
     },
+    /// Show or change its limits; they hold at once
+    Limits {
+        /// The tenant
+        id: String,
+        #[command(flatten)]
+        limits: LimitOptions,
+    },
     /// Refuse its sessions and its NATS connections until it is resumed
     Suspend {
         /// The tenant
@@ -59,6 +66,41 @@ enum Command {
     Creds(creds::CredsArgs),
     /// Show or change who may sign its tokens
     Issuers(issuers::IssuersArgs),
+    /// Push the accounts that the NATS server misses or has in an older form, from the records
+    ///
+    /// After the server has lost its store of accounts. What is as it should be stays.
+    Reassert,
+}
+
+/// Limits as they can be asked for; 0 stands for the platform's.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitOptions {
+    /// Sessions at once, over all Shields; 0: the platform's
+    #[arg(long, value_name = "N")]
+    max_connections: Option<u32>,
+    /// Rooms with members, on one Shield; 0: the platform's
+    #[arg(long, value_name = "N")]
+    max_rooms: Option<u32>,
+    /// Rooms one session may be in; 0: the platform's
+    #[arg(long, value_name = "N")]
+    max_rooms_per_session: Option<u32>,
+    /// Bytes of one payload; 0: the platform's
+    #[arg(long, value_name = "BYTES")]
+    max_payload_bytes: Option<u32>,
+}
+
+impl LimitOptions {
+    fn over(&self, current: TenantLimits) -> TenantLimits {
+        TenantLimits {
+            max_connections: self.max_connections.unwrap_or(current.max_connections),
+            max_rooms: self.max_rooms.unwrap_or(current.max_rooms),
+            max_rooms_per_session: self
+                .max_rooms_per_session
+                .unwrap_or(current.max_rooms_per_session),
+            max_payload_bytes: self.max_payload_bytes.unwrap_or(current.max_payload_bytes),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -73,42 +115,8 @@ struct CreateArgs {
     issuer: Option<String>,
     #[command(flatten)]
     keys: IssuerKeys,
-    /// Sessions at once, over all Shields [default: the platform's]
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        hide_default_value = true,
-        help_heading = "Limits"
-    )]
-    max_connections: u32,
-    /// Rooms with members, on one Shield [default: the platform's]
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        hide_default_value = true,
-        help_heading = "Limits"
-    )]
-    max_rooms: u32,
-    /// Rooms one session may be in [default: the platform's]
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        hide_default_value = true,
-        help_heading = "Limits"
-    )]
-    max_rooms_per_session: u32,
-    /// Bytes of one payload [default: the platform's]
-    #[arg(
-        long,
-        value_name = "BYTES",
-        default_value_t = 0,
-        hide_default_value = true,
-        help_heading = "Limits"
-    )]
-    max_payload_bytes: u32,
+    #[command(flatten)]
+    limits: LimitOptions,
 }
 
 /// Does what was asked.
@@ -117,11 +125,13 @@ pub(crate) fn run(tenant: Tenant, globals: &Globals) -> Result {
         Command::Create(args) => create(&args, globals),
         Command::List { names } => list(names, globals),
         Command::Show { id } => show(&parse(&id)?, globals),
+        Command::Limits { id, limits } => change_limits(&parse(&id)?, &limits, globals),
         Command::Suspend { id } => suspend(&parse(&id)?, globals),
         Command::Resume { id } => resume(&parse(&id)?, globals),
         Command::Delete { id, force } => delete(&parse(&id)?, force, globals),
         Command::Creds(args) => creds::run(&args, globals),
         Command::Issuers(args) => issuers::run(&args, globals),
+        Command::Reassert => reassert(globals),
     }
 }
 
@@ -183,12 +193,7 @@ fn create(args: &CreateArgs, globals: &Globals) -> Result {
             return Err(Failure::new(format!("there is no pool `{pool}`"))
                 .hint("`arq pool list` shows all pools, `arq pool create` makes one"));
         }
-        let limits = TenantLimits {
-            max_connections: args.max_connections,
-            max_rooms: args.max_rooms,
-            max_payload_bytes: args.max_payload_bytes,
-            max_rooms_per_session: args.max_rooms_per_session,
-        };
+        let limits = args.limits.over(TenantLimits::default());
         let create = CreateTenant {
             id: id.clone(),
             pool: pool.clone(),
@@ -280,16 +285,8 @@ fn tell(record: &TenantRecord, globals: &Globals) -> Result {
     if globals.output.json {
         return globals.output.object(&tenant_json(record));
     }
-    let limits = record.limits.unwrap_or_default();
-    let limit = |value: u32| {
-        if value == 0 {
-            "the platform's".to_owned()
-        } else {
-            value.to_string()
-        }
-    };
     let issuers: Vec<String> = record.issuers.iter().map(issuers::words).collect();
-    globals.output.pairs(&[
+    let mut pairs = vec![
         ("tenant", record.id.clone()),
         ("state", state_word(record).to_owned()),
         ("pool", record.pool.clone()),
@@ -304,11 +301,69 @@ fn tell(record: &TenantRecord, globals: &Globals) -> Result {
                 issuers.join("\n")
             },
         ),
+    ];
+    pairs.extend(limit_pairs(record.limits.unwrap_or_default()));
+    globals.output.pairs(&pairs)
+}
+
+fn change_limits(id: &TenantId, options: &LimitOptions, globals: &Globals) -> Result {
+    let record = with(globals, async |_, admin| {
+        let record = admin.show(id).await.map_err(explain)?;
+        let current = record.limits.unwrap_or_default();
+        let limits = options.over(current);
+        if limits == current {
+            return Ok(record);
+        }
+        admin.set_limits(id, limits).await.map_err(explain)
+    })?;
+    if globals.output.json {
+        return globals.output.object(&tenant_json(&record)["limits"]);
+    }
+    globals
+        .output
+        .pairs(&limit_pairs(record.limits.unwrap_or_default()))
+}
+
+fn limit_pairs(limits: TenantLimits) -> [(&'static str, String); 4] {
+    let limit = |value: u32| {
+        if value == 0 {
+            "the platform's".to_owned()
+        } else {
+            value.to_string()
+        }
+    };
+    [
         ("max connections", limit(limits.max_connections)),
         ("max rooms", limit(limits.max_rooms)),
         ("max rooms/session", limit(limits.max_rooms_per_session)),
         ("max payload bytes", limit(limits.max_payload_bytes)),
-    ])
+    ]
+}
+
+fn reassert(globals: &Globals) -> Result {
+    let done = with(globals, async |_, admin| {
+        admin.reassert().await.map_err(explain)
+    })?;
+    if globals.output.json {
+        return globals.output.object(&json!({
+            "pushed": done.pushed,
+            "unchanged": done.unchanged,
+            "orphans": done.orphans,
+        }));
+    }
+    if !done.orphans.is_empty() {
+        globals.output.warn(format!(
+            "{} on the server belong to no tenant: {}",
+            crate::output::counted(done.orphans.len(), "account"),
+            done.orphans.join(", ")
+        ));
+    }
+    globals.output.note(if done.pushed.is_empty() {
+        "every account is as its record says".to_owned()
+    } else {
+        format!("pushed {}", done.pushed.join(", "))
+    });
+    Ok(())
 }
 
 fn suspend(id: &TenantId, globals: &Globals) -> Result {
