@@ -22,6 +22,7 @@ use crate::output::{Output, Paint};
 const LAST_LINES: usize = 12;
 
 /// What is to be started.
+#[derive(Clone)]
 pub(super) struct Program {
     /// Its name here, at most 7 letters: the prefix of its lines.
     pub(super) name: &'static str,
@@ -45,12 +46,15 @@ pub(super) struct Running {
     readers: Vec<JoinHandle<()>>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
     log: PathBuf,
+    /// What it was started as, to start it so again.
+    pub(super) program: Program,
 }
 
 impl Program {
     /// Starts it, in a process group of its own: a Ctrl-C in the terminal reaches `arq` only,
     /// which then stops everything in the right order.
     pub(super) fn start(self, output: Output, quiet: bool) -> Result<Running> {
+        let program = self.clone();
         if let Some(folder) = self.log.parent() {
             create_folder(folder)?;
         }
@@ -96,6 +100,7 @@ impl Program {
             readers,
             last_lines,
             log: self.log,
+            program,
         })
     }
 }

@@ -1,9 +1,14 @@
 //! `arq dev`: a whole ArqonBus on this machine, for development.
 
 mod children;
+mod compose;
+mod init;
 mod layout;
+mod logs;
+mod open;
 pub(crate) mod ports;
 mod record;
+mod restart;
 mod telemetry;
 mod up;
 
@@ -13,12 +18,14 @@ use clap::{Args, Subcommand};
 use rustix::process::Signal;
 use serde_json::json;
 
+use self::compose::{Profile, Stack};
 use self::ports::PortOptions;
 use self::record::{Lock, Record};
 use self::telemetry::TelemetryOptions;
 use crate::Globals;
 use crate::context::{Context, Settings};
 use crate::failure::{Doing, Exit, Failure, Result};
+use crate::nearest::nearest;
 use crate::output::Paint;
 
 pub(crate) use children::find_brain;
@@ -33,16 +40,43 @@ pub(crate) struct Dev {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start NATS, Shield and Brain here, in the foreground; Ctrl-C stops them
+    /// Start a whole ArqonBus: by Docker Compose, or with --native without Docker
     ///
-    /// On first use this makes the folder `.arqon`: the keys, the configuration, the pool
-    /// `default`, the tenants `acme` and `globex` and a key pair for tokens. Later starts find
-    /// everything as it was. It serves 127.0.0.1 only.
+    /// On first use this makes the keys, the configuration, the pool `default`, the tenants `acme`
+    /// and `globex` and a key pair for tokens, and puts what `arq` needs into the folder `.arqon`.
+    /// Later starts find everything as it was. It serves 127.0.0.1 only. By Compose it starts
+    /// everything, waits until it is ready, and returns; with --native it runs NATS, Shield and
+    /// Brain in the foreground, until Ctrl-C.
     Up(UpArgs),
-    /// Stop what `arq dev up` runs
+    /// Stop what `arq dev up` runs; what it keeps stays
     Down,
+    /// Restart parts, or all of them, and wait until they are ready
+    Restart {
+        /// The parts, such as `shield`; `arq dev status` shows their names [default: all]
+        parts: Vec<String>,
+    },
+    /// Show what the parts say
+    Logs {
+        /// The parts [default: all]
+        parts: Vec<String>,
+        /// Go on as they say more, until Ctrl-C
+        #[arg(long, short)]
+        follow: bool,
+        /// The last N lines of each [default: all]
+        #[arg(long, value_name = "N")]
+        lines: Option<usize>,
+    },
+    /// Make the keys, and what each part in a container reads; what is there stays
+    ///
+    /// The one-shots `init` and `tenants` of `compose.yaml` run it, so nobody has to.
+    Init(init::InitArgs),
     /// Tell whether it runs, and where
     Status,
+    /// Show a console in the browser: join rooms, send, see messages and who is there
+    ///
+    /// Serves the page on 127.0.0.1 until Ctrl-C. The address that it prints holds a key to
+    /// development tokens; each start has a new one. Without a bus it waits for one.
+    Open(open::Open),
     /// Stop it and delete everything it made: keys, tenants, configuration, logs
     Reset {
         /// Do not ask
@@ -53,17 +87,20 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct UpArgs {
-    /// Run the programs themselves, as child processes; today the only way, and the default
-    #[arg(long)]
+    /// Run the programs themselves, as child processes, without Docker
+    #[arg(long, conflicts_with = "profile")]
     native: bool,
-    /// Do not show the logs of the parts; they are kept in `.arqon/logs` all the same
+    /// How much to start by Compose [default: full, or as it was started before]
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
+    /// Do not show the logs of the parts, or the progress of Compose
     #[arg(long, short)]
     quiet: bool,
-    /// How many Brains to run, 3 at most; they keep presence
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = brain_count)]
+    /// With --native: how many Brains to run, 3 at most; they keep presence
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = brain_count, requires = "native")]
     brains: usize,
-    /// Run no Brain: messages flow, presence is unavailable
-    #[arg(long, conflicts_with = "brains")]
+    /// With --native: run no Brain; messages flow, presence is unavailable
+    #[arg(long, conflicts_with = "brains", requires = "native")]
     no_brain: bool,
     #[command(flatten)]
     ports: PortOptions,
@@ -80,21 +117,14 @@ fn brain_count(text: &str) -> std::result::Result<usize, String> {
 
 /// Does what was asked.
 pub(crate) fn run(dev: Dev, globals: &Globals) -> Result {
-    let context = globals.context()?;
+    let context = globals.local_context()?;
     match dev.command {
-        Command::Up(args) => {
-            let brains = if args.no_brain { 0 } else { args.brains };
-            globals.wait(Box::pin(up::run(
-                context,
-                args.ports,
-                brains,
-                &args.telemetry,
-                args.quiet,
-                globals,
-            )))
-        }
+        Command::Up(args) => up(context, args, globals),
         Command::Down => {
-            let stopped = stop(&context)?;
+            let stopped = match Stack::read(&context) {
+                Some(stack) => stack.down()?,
+                None => stop(&context)?,
+            };
             if globals.output.json {
                 return globals.output.object(&json!({"stopped": stopped}));
             }
@@ -103,9 +133,90 @@ pub(crate) fn run(dev: Dev, globals: &Globals) -> Result {
                 .note(if stopped { "stopped" } else { "nothing runs" });
             Ok(())
         }
-        Command::Status => status(&context, globals),
+        Command::Restart { parts } => {
+            let restarted = match Stack::read(&context) {
+                Some(stack) => stack.restart(&parts)?,
+                None => restart::run(&context, &parts)?,
+            };
+            if globals.output.json {
+                return globals.output.object(&json!({"restarted": restarted}));
+            }
+            globals
+                .output
+                .note(format!("restarted {}", restarted.join(", ")));
+            Ok(())
+        }
+        Command::Logs {
+            parts,
+            follow,
+            lines,
+        } => match Stack::read(&context) {
+            Some(stack) => stack.logs(&parts, follow, lines),
+            None => logs::run(&context, &parts, follow, lines, &globals.output),
+        },
+        Command::Status => match Stack::read(&context) {
+            Some(stack) => stack.status(&context, &globals.output),
+            None => status(&context, globals),
+        },
+        Command::Init(args) => init::run(context, &args, globals),
+        Command::Open(args) => open::run(&args, &context, globals),
         Command::Reset { force } => reset(&context, force, globals),
     }
+}
+
+fn up(context: Context, args: UpArgs, globals: &Globals) -> Result {
+    let runs = Record::read(&context).is_some_and(|record| record.supervisor.alive());
+    if runs {
+        return up::already_up(&context, &globals.output);
+    }
+    if !args.native {
+        if args.telemetry.any() {
+            return Err(
+                Failure::usage("--otlp-traces and --otlp-metrics are for --native")
+                    .hint("by Compose, --profile full has Jaeger and Prometheus"),
+            );
+        }
+        return compose::up(
+            context,
+            args.profile,
+            args.ports,
+            args.quiet,
+            &globals.output,
+        );
+    }
+    if Stack::read(&context).is_some() {
+        return Err(Failure::new(format!(
+            "{} has the state of an ArqonBus in Docker",
+            context.folder.display()
+        ))
+        .hint(
+            "`arq dev up` starts it, `arq dev reset` deletes it, --state DIR names another folder",
+        ));
+    }
+    let brains = if args.no_brain { 0 } else { args.brains };
+    globals.wait(Box::pin(up::run(
+        context,
+        args.ports,
+        brains,
+        &args.telemetry,
+        args.quiet,
+        globals,
+    )))
+}
+
+/// Whether all parts that were named are there.
+fn known(named: &[String], there: &[String]) -> Result {
+    for name in named {
+        if !there.contains(name) {
+            let near = nearest(name, there.iter().map(String::as_str));
+            let hint = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", there.join(", ")),
+            };
+            return Err(Failure::usage(format!("there is no part `{name}`")).hint(hint));
+        }
+    }
+    Ok(())
 }
 
 /// Stops the running `arq dev up` of a folder, or what a killed one left behind.
@@ -207,7 +318,12 @@ fn reset(context: &Context, force: bool, globals: &Globals) -> Result {
     {
         return Err(Failure::new("nothing was deleted").hint("--force deletes without asking"));
     }
-    stop(context)?;
+    match Stack::read(context) {
+        Some(stack) => stack.reset()?,
+        None => {
+            stop(context)?;
+        }
+    }
     let lock = Lock::take(context)?;
     if lock.is_none() {
         return Err(Failure::new("`arq dev up` still runs here").hint("`arq dev down` stops it"));

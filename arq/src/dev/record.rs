@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn one_lock_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let context = Context::load(Some(folder.path())).unwrap();
+        let context = Context::at(folder.path()).unwrap();
         let first = Lock::take(&context).unwrap();
         assert!(first.is_some());
         assert!(Lock::take(&context).unwrap().is_none());

@@ -40,6 +40,11 @@ fn receiver(text: &str) -> std::result::Result<Receiver, String> {
 }
 
 impl TelemetryOptions {
+    /// Whether anything was asked for.
+    pub(super) fn any(&self) -> bool {
+        self.otlp_traces.is_some() || self.otlp_metrics.is_some()
+    }
+
     /// What they mean in `[telemetry]` of each manifest; None where a key is to go.
     pub(super) fn keys(&self) -> Vec<(&'static str, Option<String>)> {
         let mut keys = Vec::new();

@@ -10,6 +10,7 @@ use super::children::{Program, Running, find_brain, find_program};
 use super::layout;
 use super::ports::{PortOptions, Ports};
 use super::record::{Lock, Process, Record, stop_leftovers};
+use super::restart::Request;
 use super::telemetry::TelemetryOptions;
 use crate::Globals;
 use crate::context::Context;
@@ -59,7 +60,7 @@ pub(super) async fn run(
         0 => None,
         _ => Some(find_brain().ok_or_else(|| {
             Failure::new("there is no Brain: no release of it beside arq or in the tree of its build").hint(
-                "`scripts/brain` builds it (Elixir comes by `scripts/setup`); or run without presence: `arq dev up --no-brain`",
+                "`scripts/brain` builds it (Elixir comes by `scripts/setup`); or run without presence: `arq dev up --native --no-brain`",
             )
         })?),
     };
@@ -95,7 +96,8 @@ pub(super) async fn run(
     outcome.and(stopped)
 }
 
-fn already_up(context: &Context, output: &Output) -> Result {
+/// Up twice is harmless.
+pub(super) fn already_up(context: &Context, output: &Output) -> Result {
     let pid = Record::read(context).map(|record| record.supervisor.pid);
     if output.json {
         return output.object_line(&json!({"already_running": true, "pid": pid, "shield_url": context.settings.shield_url}));
@@ -137,11 +139,7 @@ impl Up {
             environment: Vec::new(),
             log: self.context.logs_folder().join("nats.log"),
         })?;
-        let nats_address = format!("127.0.0.1:{}", self.ports.nats);
-        self.ready("nats", async || {
-            tokio::net::TcpStream::connect(&nats_address).await.is_ok()
-        })
-        .await?;
+        self.ready("nats").await?;
         let tenants = {
             let furnish = Box::pin(layout::furnish(&self.context, &self.output));
             tokio::select! {
@@ -170,26 +168,59 @@ impl Up {
             environment: Vec::new(),
             log: self.context.logs_folder().join("shield.log"),
         })?;
-        let readyz = format!("http://127.0.0.1:{}/readyz", self.ports.shield);
-        self.ready("shield", async || {
-            matches!(http::get(&readyz, None).await, Ok((200, _)))
-        })
-        .await?;
-        for (id, port) in self.brains.clone() {
-            let readyz = format!("http://127.0.0.1:{port}/readyz");
-            self.ready(id, async || {
-                matches!(http::get(&readyz, None).await, Ok((200, _)))
-            })
-            .await?;
+        self.ready("shield").await?;
+        for (id, _) in self.brains.clone() {
+            self.ready(id).await?;
         }
+        let mut asked = signal(SignalKind::user_defined1())?;
         self.summary(&tenants)?;
-        let (index, status) = ended(&mut self.running).await;
-        Err(self.died(index, status).await)
+        loop {
+            tokio::select! {
+                (index, status) = ended(&mut self.running) => return Err(self.died(index, status).await),
+                _ = asked.recv() => self.restart_as_asked().await?,
+            }
+        }
+    }
+
+    /// Restarts what `arq dev restart` asks for. A part that does not come back ends everything,
+    /// as a part that dies does.
+    async fn restart_as_asked(&mut self) -> Result {
+        let Some(request) = Request::open(&self.context) else {
+            return Ok(());
+        };
+        let mut outcome = Ok(());
+        for part in &request.parts {
+            outcome = self.restart(part).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        request.answer(&self.context, &outcome)?;
+        outcome
+    }
+
+    async fn restart(&mut self, part: &str) -> Result {
+        let Some(index) = self.running.iter().position(|running| running.name == part) else {
+            return Ok(());
+        };
+        self.output.note(format!("restarting {part}"));
+        let running = self.running.remove(index);
+        let program = running.program.clone();
+        // One that had to be killed is started all the same.
+        if let Err(failure) = running.stop(stop_limit(part), &self.output).await {
+            self.output.warn(failure.message);
+        }
+        self.start_at(index, program)?;
+        self.ready(part).await
     }
 
     fn start(&mut self, program: Program) -> Result {
+        self.start_at(self.running.len(), program)
+    }
+
+    fn start_at(&mut self, index: usize, program: Program) -> Result {
         let running = program.start(self.output, self.quiet)?;
-        self.running.push(running);
+        self.running.insert(index, running);
         // Written anew with each part, so that even a crash in the middle leaves no stray.
         let supervisor = Process::of("arq", std::process::id())
             .ok_or_else(|| Failure::new("cannot read /proc; `arq dev` needs Linux"))?;
@@ -205,10 +236,26 @@ impl Up {
         .write(&self.context)
     }
 
+    /// Whether a part answers.
+    async fn answers(ports: Ports, brains: &[(&str, u16)], name: &str) -> bool {
+        let port = match brains.iter().find(|(id, _)| *id == name) {
+            Some((_, port)) => *port,
+            None if name == "shield" => ports.shield,
+            None => {
+                let address = (std::net::Ipv4Addr::LOCALHOST, ports.nats);
+                return tokio::net::TcpStream::connect(address).await.is_ok();
+            }
+        };
+        let readyz = format!("http://127.0.0.1:{port}/readyz");
+        matches!(http::get(&readyz, None).await, Ok((200, _)))
+    }
+
     /// Waits until a part answers; its end or a long silence is a failure.
-    async fn ready(&mut self, name: &str, answers: impl AsyncFn() -> bool) -> Result {
+    async fn ready(&mut self, name: &str) -> Result {
+        let ports = self.ports;
+        let brains = self.brains.clone();
         let wait = async {
-            while !answers().await {
+            while !Self::answers(ports, &brains, name).await {
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
         };
@@ -286,10 +333,7 @@ impl Up {
     async fn stop(&mut self) -> Result {
         let mut outcome = Ok(());
         while let Some(running) = self.running.pop() {
-            let limit = match running.name {
-                "shield" => SHIELD_STOP_LIMIT,
-                _ => STOP_LIMIT,
-            };
+            let limit = stop_limit(running.name);
             let stopped = running.stop(limit, &self.output).await;
             outcome = outcome.and(stopped);
         }
@@ -300,6 +344,14 @@ impl Up {
         while let Some(running) = self.running.pop() {
             running.kill().await;
         }
+    }
+}
+
+/// How long a part may take to stop.
+fn stop_limit(name: &str) -> Duration {
+    match name {
+        "shield" => SHIELD_STOP_LIMIT,
+        _ => STOP_LIMIT,
     }
 }
 

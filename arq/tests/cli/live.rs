@@ -513,7 +513,15 @@ fn a_taken_port_names_its_holder() {
     let folder = Folder::new();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = held.local_addr().unwrap().port().to_string();
-    let answer = folder.arq(&["dev", "up", "--port-base", "0", "--shield-port", &port]);
+    let answer = folder.arq(&[
+        "dev",
+        "up",
+        "--native",
+        "--port-base",
+        "0",
+        "--shield-port",
+        &port,
+    ]);
     assert_eq!(answer.code, 1, "{answer:?}");
     let wanted = format!("arq: port {port} for Shield is taken by ");
     assert!(answer.err.contains(&wanted), "{answer:?}");
@@ -554,7 +562,7 @@ fn after_a_crash_it_comes_up_as_it_was() {
     // Its children outlive it; the next start on the same ports stops them first.
     let url = bus.ready["shield_url"].clone();
     let Bus { folder, .. } = &bus;
-    let arguments = ["dev", "up", "--quiet", "--json", "--no-brain"];
+    let arguments = ["dev", "up", "--native", "--quiet", "--json", "--no-brain"];
     let log = std::fs::File::create(folder.path().join("again.err")).unwrap();
     let mut child = folder
         .command(&arguments)

@@ -116,7 +116,7 @@ fn a_missing_release_is_said_with_its_remedy() {
         std::env::var("PATH").unwrap()
     );
     let output = std::process::Command::new(&alone)
-        .args(["dev", "up", "--port-base", "0", "--state"])
+        .args(["dev", "up", "--native", "--port-base", "0", "--state"])
         .arg(folder.state())
         .env("PATH", path)
         .output()
