@@ -3,6 +3,8 @@
 
 #[path = "build/docs.rs"]
 mod docs;
+#[path = "build/operations.rs"]
+mod operations;
 #[path = "build/registry.rs"]
 mod registry;
 
@@ -18,21 +20,28 @@ const PROTOS: [&str; 4] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for input in PROTOS.iter().chain(&["codes.toml", "build", "build.rs"]) {
+    let others = ["codes.toml", "operations.toml", "build", "build.rs"];
+    for input in PROTOS.iter().chain(&others) {
         println!("cargo::rerun-if-changed={input}");
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    wire_types(&out)?;
-    codes(&out)
+    let registry = codes(&out)?;
+    wire_types(&out, &registry)
 }
 
-fn wire_types(out: &Path) -> Result<(), Box<dyn Error>> {
+fn wire_types(out: &Path, codes: &registry::Registry) -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["."])?;
     compiler.include_source_info(true).open_files(PROTOS)?;
     let descriptors = compiler.file_descriptor_set();
 
+    let operations = operations::Operations::parse(&fs::read_to_string("operations.toml")?)?;
+    let problems = operations.problems(&descriptors, codes);
+    if !problems.is_empty() {
+        return Err(format!("operations.toml:\n{}", problems.join("\n")).into());
+    }
     let reference = docs::Reference::collect(&descriptors);
-    fs::write(out.join("protocol.md"), reference.render())?;
+    let first = operations.render(&reference.opcodes, codes)?;
+    fs::write(out.join("protocol.md"), reference.render(&first))?;
     fs::write(
         out.join("uncommented.txt"),
         reference.uncommented.join("\n"),
@@ -52,7 +61,7 @@ fn wire_types(out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn codes(out: &Path) -> Result<(), Box<dyn Error>> {
+fn codes(out: &Path) -> Result<registry::Registry, Box<dyn Error>> {
     let registry = registry::Registry::parse(&fs::read_to_string("codes.toml")?)?;
     let problems = registry.problems();
     if !problems.is_empty() {
@@ -60,5 +69,5 @@ fn codes(out: &Path) -> Result<(), Box<dyn Error>> {
     }
     fs::write(out.join("codes.rs"), registry.render_rust())?;
     fs::write(out.join("codes.md"), registry.render_markdown())?;
-    Ok(())
+    Ok(registry)
 }

@@ -13,6 +13,8 @@ use protox::prost_reflect::prost_types;
 /// What is told of the protocol, and what is not commented.
 pub(crate) struct Reference {
     files: Vec<String>,
+    /// Number, name and comment of each opcode.
+    pub(crate) opcodes: Vec<(i32, String, String)>,
     /// Full names of elements without a comment.
     pub(crate) uncommented: Vec<String>,
 }
@@ -33,6 +35,7 @@ impl Reference {
     pub(crate) fn collect(set: &FileDescriptorSet) -> Self {
         let mut reference = Self {
             files: Vec::new(),
+            opcodes: Vec::new(),
             uncommented: Vec::new(),
         };
         for file in &set.file {
@@ -42,11 +45,12 @@ impl Reference {
         reference
     }
 
-    /// The whole page.
-    pub(crate) fn render(&self) -> String {
+    /// The whole page; `first` is what comes before the messages.
+    pub(crate) fn render(&self, first: &str) -> String {
         let mut out = String::from(
-            "<!-- Generated from arqon/v1/*.proto by scripts/gen. Do not edit. -->\n# Protocol reference\n",
+            "<!-- Generated from arqon/v1/*.proto, operations.toml, codes.toml and testdata/ by scripts/gen. Do not edit. -->\n# Protocol reference\n",
         );
+        out.push_str(first);
         for file in &self.files {
             out.push_str(file);
         }
@@ -116,6 +120,10 @@ impl Reference {
         for (j, value) in (0..).zip(&e.value) {
             let name = format!("{}.{}", e.name(), value.name());
             let text = self.text(comments, &[FILE_ENUM, i, ENUM_VALUE, j], &name);
+            if let Some(opcode) = value.name().strip_prefix("OPCODE_") {
+                let opcode = (value.number(), opcode.to_owned(), text.clone());
+                self.opcodes.push(opcode);
+            }
             let _ = writeln!(out, "| {} | `{}` | {text} |", value.number(), value.name());
         }
     }

@@ -23,24 +23,24 @@ pub(crate) struct Registry {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ErrorEntry {
     number: u16,
-    name: String,
+    pub(crate) name: String,
     retry: Retry,
-    http: Option<u16>,
-    public: Option<String>,
-    help: String,
+    pub(crate) http: Option<u16>,
+    pub(crate) public: Option<String>,
+    pub(crate) help: String,
     #[serde(default)]
-    retired: bool,
+    pub(crate) retired: bool,
 }
 
 /// One `[[close]]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CloseEntry {
-    number: u16,
-    name: String,
-    help: String,
+    pub(crate) number: u16,
+    pub(crate) name: String,
+    pub(crate) help: String,
     #[serde(default)]
-    retired: bool,
+    pub(crate) retired: bool,
 }
 
 /// One `[[client]]`. Nothing in Rust raises these: they are kept here so that the numbers of every
