@@ -1,4 +1,9 @@
 //! What stands in `.arqon` for development: made on first use, left alone after.
+//!
+//! `arq dev up --native` and the containers of Compose (`arq dev init`) are made by the same
+//! functions; they differ in addresses, and in where each part finds its secrets.
+
+mod keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,7 +31,7 @@ const SHIELD: &str = "shield-1";
 /// The ids of the Brains.
 pub(super) const BRAINS: [&str; MAX_BRAINS] = ["brain-1", "brain-2", "brain-3"];
 /// The pool it serves.
-const POOL: &str = "default";
+pub(super) const POOL: &str = "default";
 
 /// The ports in force: Shield's from its manifest, which may have been edited, NATS's from the
 /// context.
@@ -116,71 +121,148 @@ pub(super) fn prepare(
     context.settings.admin_url = format!("http://127.0.0.1:{}", ports.admin);
     context.save()?;
     write_nats_config(context, &state, ports)?;
-
-    let pool = NodeId::parse(POOL)?;
-    state.ensure_fleet_key(&pool)?;
-    let creds = state.creds(Role::Shield, &NodeId::parse(SHIELD)?)?;
-    let fleet_key = state.fleet_key_path(&pool);
-    let servers = format!("[{}]", quoted(&context.settings.nats[0]));
-    let file = context.manifest_file();
-    write_manifest(
-        &file,
-        manifest::Role::Shield,
-        &[
-            ("node.id", &quoted(SHIELD)),
-            (
-                "spine.control_creds_file",
-                &quoted(&relative(context, creds)),
-            ),
-            (
-                "spine.fleet_key_file",
-                &quoted(&relative(context, fleet_key)),
-            ),
-            ("tokens.allow_development", "true"),
-            // Who presses Ctrl-C does not want to wait for clients that do not listen.
-            ("drain.timeout_secs", "4"),
-            ("drain.spread_secs", "0"),
-        ],
-        &[
-            ("listen", "public", local(ports.shield)),
-            ("listen", "admin", local(ports.admin)),
-            ("spine", "servers", servers.clone()),
-        ],
-        telemetry,
-    )?;
-    // Before anything starts: Shield would say the same, later and among other lines.
-    Manifest::load(&file).map_err(bad_manifest)?;
-    for (id, port) in BRAINS.into_iter().zip(ports.brains).take(brains) {
-        let node = NodeId::parse(id)?;
-        let control = state.creds(Role::ControlBrain, &node)?;
-        let presence = state.creds(Role::Brain, &node)?;
-        let file = brain_manifest(context, id);
-        let mut set = vec![
-            ("brain", "listen", local(port)),
-            ("spine", "servers", servers.clone()),
-        ];
-        // One Brain tells of the server; more would tell the same.
-        if id == BRAINS[0] {
-            let monitors = format!("[{}]", quoted(&monitor));
-            set.push(("telemetry", "nats_monitors", monitors));
-        }
-        write_manifest(
-            &file,
-            manifest::Role::Brain,
-            &[
-                ("node.id", &quoted(id)),
-                (
-                    "spine.control_creds_file",
-                    &quoted(&relative(context, control)),
-                ),
-                ("brain.creds_file", &quoted(&relative(context, presence))),
-            ],
-            &set,
+    state.ensure_fleet_key(&NodeId::parse(POOL)?)?;
+    let servers = &context.settings.nats;
+    write_shield(
+        &state,
+        &Node {
+            id: &NodeId::parse(SHIELD)?,
+            file: context.manifest_file(),
+            secrets: Secrets::InPlace,
+            servers,
             telemetry,
+        },
+        (local(ports.shield), local(ports.admin)),
+        true,
+    )?;
+    for (id, port) in BRAINS.into_iter().zip(ports.brains).take(brains) {
+        // One Brain tells of the server; more would tell the same.
+        let monitors = (id == BRAINS[0]).then(|| vec![monitor.clone()]);
+        write_brain(
+            &state,
+            &Node {
+                id: &NodeId::parse(id)?,
+                file: brain_manifest(context, id),
+                secrets: Secrets::InPlace,
+                servers,
+                telemetry,
+            },
+            local(port),
+            monitors.as_deref(),
         )?;
-        BrainManifest::load(&file).map_err(bad_manifest)?;
     }
     Ok(first)
+}
+
+/// A Shield or a Brain: who it is, what it reads, and whom it speaks to.
+pub(super) struct Node<'a> {
+    pub(super) id: &'a NodeId,
+    /// Its manifest.
+    pub(super) file: PathBuf,
+    pub(super) secrets: Secrets,
+    /// NATS.
+    pub(super) servers: &'a [String],
+    pub(super) telemetry: &'a TelemetryOptions,
+}
+
+/// Where a manifest finds the secrets that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrets {
+    /// Where the state folder has them.
+    InPlace,
+    /// Beside the manifest, which is all that its service sees.
+    Copied,
+}
+
+impl Node<'_> {
+    /// Makes a secret reachable from the manifest, and gives the name it has there, quoted.
+    fn secret(&self, source: &Path, name: &str) -> Result<String> {
+        let folder = self.file.parent().unwrap_or(Path::new("."));
+        if self.secrets == Secrets::InPlace {
+            let path = source.strip_prefix(folder).unwrap_or(source);
+            return Ok(quoted(&path.display().to_string()));
+        }
+        let content = std::fs::read(source).doing(format!("cannot read {}", source.display()))?;
+        write_private(&folder.join(name), &content)?;
+        Ok(quoted(name))
+    }
+
+    fn servers(&self) -> String {
+        list(self.servers)
+    }
+}
+
+/// Makes the manifest of a Shield, and its credentials where there are none. `alone`: its clients
+/// have no other to go to, so it does not spread them when it stops.
+pub(super) fn write_shield(
+    state: &StateFolder,
+    node: &Node<'_>,
+    (public, admin): (String, String),
+    alone: bool,
+) -> Result {
+    let creds = state.creds(Role::Shield, node.id)?;
+    let fleet_key = state.fleet_key_path(&NodeId::parse(POOL)?);
+    let id = quoted(node.id.as_str());
+    let creds = node.secret(&creds, "control.creds")?;
+    let fleet_key = node.secret(&fleet_key, "fleet.nk")?;
+    let mut first = vec![
+        ("node.id", id.as_str()),
+        ("spine.control_creds_file", &creds),
+        ("spine.fleet_key_file", &fleet_key),
+        ("tokens.allow_development", "true"),
+    ];
+    if alone {
+        // Who presses Ctrl-C does not want to wait for clients that do not listen.
+        first.extend([("drain.timeout_secs", "4"), ("drain.spread_secs", "0")]);
+    }
+    write_manifest(
+        &node.file,
+        manifest::Role::Shield,
+        &first,
+        &[
+            ("listen", "public", public),
+            ("listen", "admin", admin),
+            ("spine", "servers", node.servers()),
+        ],
+        node.telemetry,
+    )?;
+    // Before anything starts: Shield would say the same, later and among other lines.
+    Manifest::load(&node.file).map_err(bad_manifest)?;
+    Ok(())
+}
+
+/// Makes the manifest of a Brain, and its credentials where there are none.
+pub(super) fn write_brain(
+    state: &StateFolder,
+    node: &Node<'_>,
+    listen: String,
+    monitors: Option<&[String]>,
+) -> Result {
+    let id = quoted(node.id.as_str());
+    let control = state.creds(Role::ControlBrain, node.id)?;
+    let presence = state.creds(Role::Brain, node.id)?;
+    let control = node.secret(&control, "control.creds")?;
+    let presence = node.secret(&presence, "presence.creds")?;
+    let mut set = vec![
+        ("brain", "listen", listen),
+        ("spine", "servers", node.servers()),
+    ];
+    if let Some(monitors) = monitors {
+        set.push(("telemetry", "nats_monitors", list(monitors)));
+    }
+    write_manifest(
+        &node.file,
+        manifest::Role::Brain,
+        &[
+            ("node.id", &id),
+            ("spine.control_creds_file", &control),
+            ("brain.creds_file", &presence),
+        ],
+        &set,
+        node.telemetry,
+    )?;
+    BrainManifest::load(&node.file).map_err(bad_manifest)?;
+    Ok(())
 }
 
 fn bad_manifest(error: manifest::ManifestError) -> Failure {
@@ -211,15 +293,15 @@ fn write_manifest(
         Err(error) => return Err(error).doing(format!("cannot read {}", file.display())),
     };
     for (section, key, value) in set {
-        text = set_key(&text, section, key, value);
+        text = keys::set_key(&text, section, key, value);
     }
     for (key, value) in telemetry.keys() {
         text = match value {
-            Some(value) => set_key(&text, "telemetry", key, &value),
-            None => unset_key(&text, "telemetry", key),
+            Some(value) => keys::set_key(&text, "telemetry", key, &value),
+            None => keys::unset_key(&text, "telemetry", key),
         };
     }
-    std::fs::write(file, text).doing(format!("cannot write {}", file.display()))
+    write_private(file, text.as_bytes())
 }
 
 /// Writes the configuration of a single NATS server.
@@ -246,10 +328,18 @@ pub(super) async fn furnish(context: &Context, output: &Output) -> Result<Vec<St
         }
     };
     let done = context.dev_folder().join("furnished");
-    if !done.exists() {
+    // A tenant that was deleted stays away; a store that was lost is filled again.
+    let lost = !matches!(admin.list_pools().await, Ok(pools) if !pools.is_empty());
+    if lost || !done.exists() {
         let pool = NodeId::parse(POOL)?;
+        // A cluster of three loses one and goes on.
+        let replicas = if context.settings.nats.len() < 3 {
+            1
+        } else {
+            3
+        };
         admin
-            .bootstrap(1, &pool)
+            .bootstrap(replicas, &pool)
             .await
             .doing("cannot make the pool `default`")?;
         let issuer = development_issuer(context, output)?;
@@ -317,90 +407,11 @@ pub(super) fn made_by_dev(context: &Context) -> Vec<PathBuf> {
     .collect()
 }
 
-/// A path as the manifest writes it: from its own folder where it lies below it.
-fn relative(context: &Context, path: PathBuf) -> String {
-    path.strip_prefix(&context.folder)
-        .unwrap_or(&path)
-        .display()
-        .to_string()
-}
-
 pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// Sets one key of a TOML text and leaves every other line as it is.
-fn set_key(text: &str, section: &str, key: &str, value: &str) -> String {
-    let wanted = format!("{key} = {value}");
-    let header = format!("[{section}]");
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let Some((start, end)) = find_section(&lines, &header) else {
-        return format!("{}\n\n{header}\n{wanted}\n", text.trim_end());
-    };
-    let set = (start..end)
-        .find(|&at| names_key(&lines[at], key) && !lines[at].trim_start().starts_with('#'));
-    let shown = (start..end).find(|&at| names_key(&lines[at], key));
-    match set.or(shown) {
-        Some(at) => lines[at] = wanted,
-        None => lines.insert(start, wanted),
-    }
-    lines.join("\n") + "\n"
-}
-
-/// Makes a comment of one key of a TOML text, where it is set.
-fn unset_key(text: &str, section: &str, key: &str) -> String {
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    if let Some((start, end)) = find_section(&lines, &format!("[{section}]")) {
-        for line in &mut lines[start..end] {
-            if names_key(line, key) && !line.trim_start().starts_with('#') {
-                line.insert_str(0, "# ");
-            }
-        }
-    }
-    lines.join("\n") + "\n"
-}
-
-/// The lines of a section, without its header.
-fn find_section(lines: &[String], header: &str) -> Option<(usize, usize)> {
-    let start = lines.iter().position(|line| line.trim() == header)? + 1;
-    let end = lines[start..]
-        .iter()
-        .position(|line| line.trim_start().starts_with('['))
-        .map_or(lines.len(), |offset| start + offset);
-    Some((start, end))
-}
-
-/// Whether a line sets a key, or shows it as a comment.
-fn names_key(line: &str, key: &str) -> bool {
-    line.split_once('=')
-        .is_some_and(|(name, _)| name.trim().trim_start_matches('#').trim() == key)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_set_and_the_rest_stays() {
-        let text =
-            "# top\n[listen]\n# public = \"a\"\nadmin = \"b\"\n\n[spine]\n# public = \"x\"\n";
-        let once = set_key(text, "listen", "public", "\"c\"");
-        assert_eq!(
-            once,
-            "# top\n[listen]\npublic = \"c\"\nadmin = \"b\"\n\n[spine]\n# public = \"x\"\n"
-        );
-        assert_eq!(set_key(&once, "listen", "public", "\"c\""), once);
-        assert_eq!(set_key("[a]\n", "a", "k", "1"), "[a]\nk = 1\n");
-        assert_eq!(set_key("[a]\n", "b", "k", "1"), "[a]\n\n[b]\nk = 1\n");
-    }
-
-    #[test]
-    fn a_key_becomes_a_comment_and_comes_back() {
-        let text = "[a]\nk = 1\n\n[b]\nk = 2\n";
-        let off = unset_key(text, "a", "k");
-        assert_eq!(off, "[a]\n# k = 1\n\n[b]\nk = 2\n");
-        assert_eq!(unset_key(&off, "a", "k"), off);
-        assert_eq!(unset_key(&off, "c", "k"), off);
-        assert_eq!(set_key(&off, "a", "k", "1"), text);
-    }
+fn list(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", quoted.join(", "))
 }
