@@ -289,7 +289,7 @@ pub const KEYS: &[Key] = &[
         Kind::TextList,
         Default::Value("[\"nats://127.0.0.1:4222\"]"),
         "[\"nats://127.0.0.1:4222\"]",
-        "URLs of the NATS servers, tried in any order.",
+        "URLs of the NATS servers, `nats://HOST:PORT`, or `tls://HOST:PORT` where they have TLS, tried in any order.",
     ),
     key(
         "spine.control_creds_file",
