@@ -52,6 +52,8 @@ export interface Listener {
   frame(frame: Envelope): void;
   /** The round trip of a PING. */
   pong(ms: number): void;
+  /** The token of the live session was replaced. */
+  renewed(): void;
   /** Something a person may want to know, and need not act on. */
   note(text: string): void;
   problem(problem: Problem): void;
@@ -241,7 +243,10 @@ export class Connection {
       this.#token = await this.#tokens.get();
       const { frame } = await this.ask(refresh(this.#token.token));
       if (frame.body.case === "error") throw new Unanswered(coded(frame.body.value.code));
-      this.#listener.note("The token was replaced on the live session");
+      if (frame.body.case === "refreshed" && this.#state.kind === "connected") {
+        this.#state.welcome.tokenExpiresAt = frame.body.value.expiresAt;
+      }
+      this.#listener.renewed();
     } catch (error) {
       const known = error instanceof Unanswered || error instanceof ServerError;
       this.#listener.problem(known ? error.problem : coded(5007));
@@ -298,7 +303,7 @@ export class Connection {
             ? coded(verdict.code, { name: verdict.name })
             : { ...coded(5005), hint: `It answered HTTP ${verdict.status}` };
         case "unreachable":
-          return { ...coded(5002), hint: "`arq dev up` starts an ArqonBus here, `arq doctor` checks each hop" };
+          return { ...coded(5002), hint: "`arq dev up` starts an ArqonBus here, `arq doctor` checks each hop; reload this page where its ports have changed" };
         case "accepted":
           return this.#url.startsWith("wss:")
             ? { ...coded(5003), hint: "arq trusts the certificate and this browser may not: add its authority here too" }

@@ -50,6 +50,10 @@ function connect(tokens: Tokens): void {
       pings.add(ms);
       renderLatency(pings, rooms.acks, rooms.echoes);
     },
+    renewed: () => {
+      addEvent("The token was replaced on the live session");
+      render();
+    },
     note: (text) => addEvent(text),
     problem: complain,
   });
@@ -110,9 +114,9 @@ function inWords(state: State): [text: string, mark: string] {
     case "connected":
       return [`Connected as ${state.welcome.user} of ${state.welcome.tenant}`, ""];
     case "waiting":
-      return ["Connection lost, trying again", "!"];
+      return [`Trying again after ${state.problem.name ?? "a failure"}`, "!"];
     case "ended":
-      return ["Not connected: refused", "!"];
+      return [`Not connected: ${state.problem.name ?? "see why above"}`, "!"];
   }
 }
 
@@ -270,6 +274,7 @@ async function start(): Promise<void> {
   byId<HTMLInputElement>("tenant").value = session.tenant;
   byId<HTMLInputElement>("user").value = session.user;
   show(byId("development"), session.development);
+  show(byId("no-key"), !session.development);
   byId<HTMLDetailsElement>("paste-box").open = !session.development;
   addEvent(`Served by arq ${session.version}`);
   render();

@@ -163,7 +163,7 @@ test("a token that is refused says why, with its code", () =>
     };
     await paste(arq(["auth", "gen", "--ttl", "-5m"]));
     await alertWith(page, "1003", "TOKEN_EXPIRED", "Get a new one");
-    await status(page, "Not connected: refused");
+    await status(page, "Not connected: TOKEN_EXPIRED");
     await paste(arq(["auth", "gen", "--tenant", "nobody"]));
     await alertWith(page, "1005", "TOKEN_UNTRUSTED");
     await paste("no token\nat all!");
@@ -180,6 +180,35 @@ test("a token that is refused says why, with its code", () =>
     assert.equal(await page.locator("#rooms li").count(), 0);
   }));
 
+test("a development token is replaced before it ends, a pasted one is not", () =>
+  withTabs(2, async (renewed, pasted) => {
+    assert.ok(renewed !== undefined && pasted !== undefined);
+    // The first token is a short one; those after it are as ever.
+    await renewed.route("**/api/token", (route) => {
+      const json = { token: arq(["auth", "gen", "--user", "rena", "--ttl", "6s"]).trim(), expires_at: Date.now() / 1000 + 3_600 };
+      return route.fulfill({ json });
+    }, { times: 1 });
+    await connectAs(renewed, served.url, "rena");
+    const until = (): Promise<string> => renewed.locator("#session dt:text-is('token until') + dd").innerText();
+    const before_ = await until();
+    await joinRoom(renewed, "lasting");
+
+    await pasted.goto(served.url);
+    await pasted.getByText("With a token of your own").click();
+    await pasted.getByLabel("Token (JWT)").fill(arq(["auth", "gen", "--user", "paul", "--ttl", "6s"]));
+    await pasted.getByRole("button", { name: "Connect with this token" }).click();
+    await status(pasted, "Connected as paul of acme");
+    await alertWith(pasted, "The token ends at", "connect with a new one");
+    await alertWith(pasted, "4005", "TOKEN_EXPIRED_CLOSE", "Get a new one");
+    await status(pasted, "Not connected: TOKEN_EXPIRED_CLOSE");
+
+    await renewed.locator("#events", { hasText: "The token was replaced on the live session" }).waitFor();
+    assert.notEqual(await until(), before_);
+    await say(renewed, "still here");
+    await message(renewed, "still here").waitFor();
+    assert.equal(await renewed.locator("#events .warn").count(), 0, "the connection never broke");
+  }));
+
 test("a Shield that dies and comes back finds the page in its rooms", () =>
   withTabs(1, async (page) => {
     assert.ok(page !== undefined);
@@ -189,7 +218,7 @@ test("a Shield that dies and comes back finds the page in its rooms", () =>
     await message(page, "before").waitFor();
 
     await bus.killShield();
-    await status(page, "Connection lost, trying again");
+    await status(page, "Trying again after");
     await alertWith(page, "5010", "CONNECTION_LOST");
     await alertWith(page, "5002", "UNREACHABLE", "arq dev up");
     await say(page, "nobody hears this");
@@ -395,6 +424,45 @@ test("without its key, or under another name, the page is nothing", () =>
     assert.equal(await stop(other.child), 0);
   }));
 
+test("what the policy of the page forbids does not happen, and is noticed", () =>
+  withTabs(1, async (page) => {
+    assert.ok(page !== undefined);
+    await page.goto(served.url);
+    await page.getByLabel("Tenant").waitFor();
+    const before_ = trespasses.length;
+    const outcomes = await page.evaluate(async () => {
+      const failed = async (act: () => unknown): Promise<boolean> => {
+        try {
+          await act();
+          return false;
+        } catch {
+          return true;
+        }
+      };
+      const parsed = await failed(() => (document.body.innerHTML += "<b>x</b>"));
+      const fetched = await failed(() => fetch("http://127.0.0.1:9/"));
+      const image = await failed(() => new Promise((resolve, reject) => {
+        const element = document.createElement("img");
+        element.addEventListener("load", resolve);
+        element.addEventListener("error", reject);
+        element.src = "/favicon.ico";
+        document.body.append(element);
+      }));
+      const socket = await failed(() => new Promise((resolve, reject) => {
+        const other = new WebSocket("ws://127.0.0.1:9/");
+        other.addEventListener("open", resolve);
+        other.addEventListener("error", reject);
+      }));
+      return { parsed, fetched, image, socket };
+    });
+    assert.deepEqual(outcomes, { parsed: true, fetched: true, image: true, socket: true });
+    await page.waitForFunction(() => true);
+    const noticed = trespasses.splice(before_).join("\n");
+    for (const directive of ["require-trusted-types-for", "connect-src: http://127.0.0.1:9/", "img-src", "connect-src: ws://127.0.0.1:9/"]) {
+      assert.ok(noticed.includes(directive), `${directive} in ${noticed}`);
+    }
+  }));
+
 test("when arq has ended, the page says so", () =>
   withTabs(1, async (page) => {
     assert.ok(page !== undefined);
@@ -404,6 +472,17 @@ test("when arq has ended, the page says so", () =>
     assert.equal(await stop(short.child), 0);
     await page.getByRole("button", { name: "Connect", exact: true }).click();
     await alertWith(page, "`arq dev open`, which served this page, has ended");
+  }));
+
+test("where there is no ArqonBus yet, the page says what to do", () =>
+  withTabs(1, async (page) => {
+    assert.ok(page !== undefined);
+    const alone = await openConsole(["--no-browser"], process.env, join(process.env["WORK"] ?? "", "nothing"));
+    await page.goto(alone.url);
+    await page.getByText("arq dev up makes one; then reload this page").waitFor();
+    await page.getByLabel("Token (JWT)").waitFor();
+    assert.ok(!(await page.getByRole("button", { name: "Connect", exact: true }).isVisible()));
+    assert.equal(await stop(alone.child), 0);
   }));
 
 test("on a desktop the browser is opened by itself", async () => {

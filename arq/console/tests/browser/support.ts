@@ -24,8 +24,8 @@ export function arq(args: readonly string[], input: string | Uint8Array = ""): s
 }
 
 /** A long-running `arq`, back with the first line it prints. */
-async function start(args: readonly string[], env = process.env): Promise<{ child: ChildProcess; first: Record<string, unknown> }> {
-  const child = spawn(ARQ, [...args, "--state", STATE], { stdio: ["ignore", "pipe", "inherit"], env });
+async function start(args: readonly string[], env = process.env, state = STATE): Promise<{ child: ChildProcess; first: Record<string, unknown> }> {
+  const child = spawn(ARQ, [...args, "--state", state], { stdio: ["ignore", "pipe", "inherit"], env });
   children.add(child);
   child.once("exit", () => children.delete(child));
   for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
@@ -85,8 +85,8 @@ export class Bus {
 }
 
 /** A running `arq dev open`. */
-export async function openConsole(args: readonly string[] = ["--no-browser"], env = process.env): Promise<{ child: ChildProcess; url: string; port: number; asked: boolean }> {
-  const { child, first } = await start(["--json", "dev", "open", ...args], env);
+export async function openConsole(args: readonly string[] = ["--no-browser"], env = process.env, state = STATE): Promise<{ child: ChildProcess; url: string; port: number; asked: boolean }> {
+  const { child, first } = await start(["--json", "dev", "open", ...args], env, state);
   return { child, url: String(first["url"]), port: Number(first["port"]), asked: first["browser_asked"] === true };
 }
 

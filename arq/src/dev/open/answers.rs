@@ -11,7 +11,7 @@ use super::guard::Refusal;
 use super::page;
 use crate::auth::{DevelopmentKey, TokenOptions, sign};
 use crate::context::Context;
-use crate::failure::{Failure, Result, chain};
+use crate::failure::{Doing as _, Failure, Result, chain};
 use crate::output::Output;
 
 /// The claims of a token that is asked for.
@@ -117,7 +117,12 @@ pub(super) async fn refusal(
 /// Whether anything answers at Shield's address.
 pub(super) async fn is_shield_there(context: &Context) -> Result {
     let url = page::socket_url(&context.settings.shield_url);
-    match client(context)?.get(http_url(context)).send().await {
+    // Not the socket itself: a request without an upgrade would be a refusal in Shield's log.
+    let readyz = http_url(context)
+        .parse::<reqwest::Url>()
+        .and_then(|url| url.join("/readyz"))
+        .doing(format!("shield_url = {url:?} is no URL"))?;
+    match client(context)?.get(readyz).send().await {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure::new(format!(
             "no Shield answers at {url}: {}",

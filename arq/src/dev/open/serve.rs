@@ -78,6 +78,8 @@ impl<'a> Server<'a> {
         let _ = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_LIMIT)
+            // A stranger is told once, and holds no place.
+            .keep_alive(own)
             .serve_connection(TokioIo::new(stream), service)
             .await;
     }
