@@ -7,6 +7,7 @@
 mod admin;
 mod auth;
 mod bench;
+mod completions;
 mod config;
 mod context;
 mod decode;
@@ -15,13 +16,17 @@ mod doctor;
 mod duration;
 mod failure;
 mod frame_json;
+mod help;
 mod http;
+mod man;
+mod misread;
 mod nearest;
 mod otlp;
 mod output;
 mod policy;
 mod pool;
 mod presence;
+mod progress;
 mod publish;
 mod session;
 mod size;
@@ -31,6 +36,7 @@ mod stops;
 mod sub;
 mod tenant;
 mod trace;
+mod version;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,7 +52,13 @@ use crate::output::Output;
 ///
 /// Start with `arq dev up` (or `arq dev up --native`, without Docker), then try `arq sub lobby` and `arq pub lobby hello`.
 #[derive(Debug, Parser)]
-#[command(name = "arq", version, about, max_term_width = 100)]
+#[command(
+    name = "arq",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 struct Cli {
     /// The folder of this ArqonBus [default: the nearest `.arqon` upward]
     #[arg(
@@ -98,6 +110,10 @@ enum Command {
     Spine(spine::Spine),
     Config(config::Config),
     Bench(bench::Bench),
+    Completions(completions::Completions),
+    Man(man::ManArgs),
+    Version(version::Version),
+    Help(help::Help),
 }
 
 /// What every command is given.
@@ -153,7 +169,7 @@ fn main() -> ExitCode {
     let parsed = parsed.and_then(|words| Ok((name_of(&words), Cli::from_arg_matches(&words)?)));
     let (command, cli) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return misread(&error),
+        Err(error) => return misread::told(&error),
     };
     let globals = Globals {
         choice: Choice {
@@ -180,6 +196,10 @@ fn main() -> ExitCode {
         Command::Spine(args) => spine::run(args, &globals),
         Command::Config(args) => config::run(args, &globals),
         Command::Bench(args) => bench::run(args, &globals),
+        Command::Completions(args) => completions::run(&args, &globals),
+        Command::Man(args) => man::run(&args, &globals),
+        Command::Version(args) => version::run(&args, &globals),
+        Command::Help(args) => help::run(&args, &globals),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -188,6 +208,13 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// Every command, with the words that lead to it.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
 }
 
 /// The words of a command, such as `arq tenant create`.
@@ -199,21 +226,4 @@ fn name_of(mut words: &clap::ArgMatches) -> String {
         words = rest;
     }
     name
-}
-
-/// Help and version as clap prints them; what was typed wrongly in the form of all our errors.
-fn misread(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    let output = Output::new(false);
-    let text = error.render().to_string();
-    let text = text.replacen(
-        "error:",
-        &output.paint_stderr(output::Paint::Red, "arq:"),
-        1,
-    );
-    output.note(text.replace("\n  tip:", "\nhint:").trim_end());
-    ExitCode::from(failure::Exit::Usage as u8)
 }

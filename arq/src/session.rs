@@ -1,5 +1,7 @@
 //! A client's session with Shield, as `arq sub`, `arq pub` and `arq doctor` open it.
 
+use std::io::ErrorKind;
+
 use arqon_client::{Client, ClientError, ConnectParams, Rejection};
 use arqon_proto::v1::Welcome;
 use clap::Args;
@@ -137,8 +139,18 @@ pub(crate) fn explain(url: &str, error: &ClientError) -> Failure {
             ),
         },
         ClientError::Rejected(rejection) => rejected(rejection),
-        other => Failure::new(format!("cannot speak with {url}: {}", chain(other)))
-            .hint("does it run? `arq dev up` starts it, `arq doctor` checks each hop"),
+        other => {
+            let hint = match other {
+                ClientError::NoAuthorities | ClientError::Tls { .. } => {
+                    "`ca_file` of the context names the authority that signed its certificate, in PEM form"
+                }
+                ClientError::Connect { source, .. } if source.kind() == ErrorKind::NotFound => {
+                    "names are looked up in /etc/hosts, then by the DNS servers of /etc/resolv.conf"
+                }
+                _ => "does it run? `arq dev up` starts it, `arq doctor` checks each hop",
+            };
+            Failure::new(format!("cannot speak with {url}: {}", chain(other))).hint(hint)
+        }
     }
 }
 

@@ -17,6 +17,9 @@ pub enum ClientError {
     /// The certificates to trust cannot be read.
     #[error("the trusted certificates cannot be used: {0}")]
     InvalidCertificates(String),
+    /// No certificates were given, and the system has none.
+    #[error("this machine knows no certificate authority")]
+    NoAuthorities,
     /// The host has no address, or none that goes with `source_addr`.
     #[error("no usable address for {0}")]
     NoAddress(String),

@@ -27,7 +27,10 @@ pub fn tls_config(ca_pem: Option<&[u8]>) -> Result<Arc<ClientConfig>, ClientErro
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if roots.is_empty() {
-        return Err(invalid("none found".to_owned()));
+        return Err(match ca_pem {
+            Some(_) => invalid("none found".to_owned()),
+            None => ClientError::NoAuthorities,
+        });
     }
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
