@@ -14,6 +14,7 @@ use crate::admin::{explain, with};
 use crate::duration::moment;
 use crate::failure::{Failure, Result};
 use crate::output::counted;
+use crate::progress::Progress;
 
 /// Pools: Shields that share a fleet key, and the tenants they serve
 #[derive(Debug, Args)]
@@ -154,9 +155,10 @@ pub(crate) fn short_key(key: &str) -> String {
 fn rotate(name: &NodeId, wait: Duration, globals: &Globals) -> Result {
     let output = globals.output;
     let record = with(globals, async |_, admin| {
+        let progress = Progress::waiting("waiting for the Shields");
         admin
             .rotate_pool_key(name, wait, |step| {
-                output.note(match step {
+                let said = match step {
                     RotateStep::KeyReady { public } => format!("new key {}", short_key(&public)),
                     RotateStep::BothListed { tenants } => {
                         format!("both keys are listed in {}", counted(tenants, "tenant"))
@@ -169,7 +171,8 @@ fn rotate(name: &NodeId, wait: Duration, globals: &Globals) -> Result {
                     RotateStep::OldRemoved { tenants } => {
                         format!("the old key is removed from {}", counted(tenants, "tenant"))
                     }
-                });
+                };
+                progress.aside(|| output.note(said));
             })
             .await
             .map_err(explain)

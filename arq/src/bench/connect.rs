@@ -13,6 +13,7 @@ use super::{
     process::{self, Process},
 };
 use crate::failure::{Doing, Failure, Result};
+use crate::progress::Progress;
 
 /// What came of it.
 pub(super) struct Outcome {
@@ -53,6 +54,7 @@ pub(super) fn run(
     let (mut started, mut done, mut progress) = (0, 0, start);
     let mut stand = VecDeque::new();
     let mut finished = Vec::new();
+    let bar = Progress::counted("connecting", count);
     while done < count {
         while started < count && clock.now() >= due(started) {
             let token = (!tokens.is_empty()).then(|| tokens[started % tokens.len()].as_str());
@@ -91,6 +93,7 @@ pub(super) fn run(
         for id in finished.drain(..) {
             engine.close(id);
             done += 1;
+            bar.done(done);
             progress = clock.now();
         }
         if clock

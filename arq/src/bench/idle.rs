@@ -11,6 +11,7 @@ use super::{
     process::{self, Process},
 };
 use crate::failure::{Doing, Failure, Result};
+use crate::progress::Progress;
 
 /// Connections in the making at once.
 const OPENING: usize = 32;
@@ -69,6 +70,7 @@ pub(super) fn run(
     let begun = Instant::now();
     let (mut started, mut open, mut progress) = (0, 0, Instant::now());
     let joins = plan.room_of > 0;
+    let bar = Progress::counted("opening connections", plan.count);
     while open < plan.count || (joins && joined < plan.count) {
         while started < plan.count && started < open + OPENING {
             let token = (!tokens.is_empty()).then(|| tokens[started % tokens.len()].as_str());
@@ -92,11 +94,14 @@ pub(super) fn run(
         }
         if open + joined > seen {
             progress = Instant::now();
+            bar.done(if joins { joined } else { open });
         } else if progress.elapsed() > Duration::from_secs(20) {
             break;
         }
     }
+    drop(bar);
     let seconds = begun.elapsed().as_secs_f64();
+    let _settling = Progress::waiting("the connections settle");
     let mut wait = |engine: &mut Engine,
                     time: Duration,
                     heard: &mut usize,

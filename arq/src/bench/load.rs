@@ -17,11 +17,14 @@ use super::{
     process::{self, Process},
 };
 use crate::failure::{Doing, Failure, Result};
+use crate::progress::Progress;
 
 /// Connections opened at once while a stage is built.
 const OPENING: usize = 64;
 /// How long a stage may take to stand, and a backlog to drain, without progress.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How often the bar is told of the time; seldom, since what tells it has the core to itself.
+const DRAW_NANOS: u64 = 200_000_000;
 /// Above this many deliveries a second, one in sixteen is timed.
 const SAMPLE_ABOVE: f64 = 200_000.0;
 
@@ -194,8 +197,17 @@ impl Stage {
         let mut sent = 0_u64;
         let mut window = None;
         let mut next_publisher = 0;
+        let bar = Progress::timed(
+            format!("publishing {:.0}/s", pace.rate),
+            pace.warmup + pace.duration,
+        );
+        let mut drawn = start;
         loop {
             let now = self.engine.now();
+            if now - drawn > DRAW_NANOS {
+                drawn = now;
+                bar.passed(Duration::from_nanos(now - start));
+            }
             if window.is_none() && now >= timed_from {
                 window = Some((now, self.tally.delivered, process::cpu(processes)?));
             }
@@ -224,6 +236,7 @@ impl Stage {
                 break;
             }
         }
+        drop(bar);
         let (from, delivered_before, cpu_before) =
             window.unwrap_or_else(|| (start, 0, process::cpu(processes).unwrap_or_default()));
         let cpu = process::cpu_between(&cpu_before, &process::cpu(processes)?);

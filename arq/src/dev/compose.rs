@@ -1,5 +1,6 @@
 //! `arq dev` by Docker Compose: the same commands, over the stack of `compose.yaml`.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -292,8 +293,14 @@ impl Stack {
         Ok(chosen.to_vec())
     }
 
-    /// Shows what the containers have said.
-    pub(super) fn logs(&self, parts: &[String], follow: bool, lines: Option<usize>) -> Result {
+    /// Shows what the containers have said, as `arq dev logs` does without Docker.
+    pub(super) fn logs(
+        &self,
+        parts: &[String],
+        follow: bool,
+        lines: Option<usize>,
+        output: &Output,
+    ) -> Result {
         engine()?;
         let all: Vec<String> = services(self)?
             .into_iter()
@@ -301,14 +308,37 @@ impl Stack {
             .collect();
         super::known(parts, &all)?;
         let mut logs = self.everything();
-        logs.arg("logs");
+        logs.args(["logs", "--no-color"]);
         if follow {
             logs.arg("--follow");
         }
         if let Some(lines) = lines {
             logs.args(["--tail", &lines.to_string()]);
         }
-        run(logs.args(parts), "show the logs")
+        let mut child = logs
+            .args(parts)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .doing("cannot run docker")?;
+        let width = all.iter().map(String::len).max().unwrap_or(0);
+        for line in child
+            .stdout
+            .take()
+            .map(BufReader::new)
+            .into_iter()
+            .flat_map(BufRead::lines)
+        {
+            let line = line.doing("cannot read what Docker says")?;
+            let (part, text) = log_line(&line);
+            super::logs::show(part, width, text, output)?;
+        }
+        let status = child.wait().doing("cannot run docker")?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(refused("show the logs", status, &[]))
+        }
     }
 
     /// Tells which containers run and how they are. Fails where none does.
@@ -422,6 +452,22 @@ fn parse_services(text: &str) -> Result<Vec<Service>> {
         .collect()
 }
 
+/// The service of a line such as `shield-1  | text`, and its text. Compose cleans its own line of a
+/// terminal first, even where there is none.
+fn log_line(line: &str) -> (&str, &str) {
+    let line = line.strip_prefix("\x1b[2K").unwrap_or(line);
+    match line.split_once("| ") {
+        Some((container, text)) => {
+            let container = container.trim_end();
+            let service = container
+                .rsplit_once('-')
+                .map_or(container, |(name, _)| name);
+            (service, text)
+        }
+        None => ("", line),
+    }
+}
+
 fn run(command: &mut Command, what: &str) -> Result {
     let status = command
         .stdin(Stdio::null())
@@ -509,6 +555,7 @@ mod tests {
             assert_eq!(all[0].words(), "healthy");
             assert_eq!(all[1].words(), "done");
         }
+        assert_eq!(log_line("\x1b[2Kshield-1  | a | b"), ("shield", "a | b"));
         assert!(parse_services("").unwrap().is_empty());
         assert!(parse_services("what?").is_err());
     }

@@ -80,7 +80,7 @@ fn parts_with_logs(context: &Context) -> Result<Vec<String>> {
 }
 
 /// A line with its part; what a part says may quote a client.
-fn show(part: &str, width: usize, line: &str, output: &Output) -> Result {
+pub(super) fn show(part: &str, width: usize, line: &str, output: &Output) -> Result {
     if output.json {
         return output.object_line(&json!({"part": part, "line": line}));
     }

@@ -151,7 +151,7 @@ pub(crate) fn run(dev: Dev, globals: &Globals) -> Result {
             follow,
             lines,
         } => match Stack::read(&context) {
-            Some(stack) => stack.logs(&parts, follow, lines),
+            Some(stack) => stack.logs(&parts, follow, lines, &globals.output),
             None => logs::run(&context, &parts, follow, lines, &globals.output),
         },
         Command::Status => match Stack::read(&context) {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::record::Record;
 use crate::context::{Context, write_private};
 use crate::failure::{Failure, Result};
+use crate::progress::Progress;
 
 /// How long all parts together may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -81,6 +82,7 @@ pub(super) fn run(context: &Context, parts: &[String]) -> Result<Vec<String>> {
     }
     .write(context)?;
     record.supervisor.signal(Signal::USR1);
+    let _progress = Progress::waiting(format!("restarting {}", chosen.join(", ")));
     let until = Instant::now() + LIMIT;
     loop {
         let answer = Request::read(context).filter(|request| request.asker == asker);

@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::failure::{Doing, Failure, Result};
 use crate::http;
 use crate::output::{Output, Paint};
+use crate::progress::Progress;
 
 /// How long a part may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -254,6 +255,10 @@ impl Up {
     async fn ready(&mut self, name: &str) -> Result {
         let ports = self.ports;
         let brains = self.brains.clone();
+        // Where the parts' own lines are shown they tell enough.
+        let _progress = self
+            .quiet
+            .then(|| Progress::waiting(format!("waiting for {name}")));
         let wait = async {
             while !Self::answers(ports, &brains, name).await {
                 tokio::time::sleep(Duration::from_millis(25)).await;

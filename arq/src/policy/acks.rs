@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::failure::{Doing, Result};
 use crate::output::Output;
+use crate::progress::Progress;
 
 /// Whether Shields are waited for, and how long.
 #[derive(Debug, Args)]
@@ -77,10 +78,12 @@ impl Acks {
         let answered = |report: &ShieldReport| {
             took.insert(report.shield.clone(), began.elapsed());
         };
+        let progress = Progress::waiting("waiting for the Shields");
         let outcome = reports
             .wait(expected, wait, answered)
             .await
             .doing("cannot hear the Shields any longer")?;
+        drop(progress);
         Ok(Some(Table { outcome, took }))
     }
 }
