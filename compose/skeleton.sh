@@ -16,8 +16,8 @@ find . -name Cargo.toml -not -path './shield/policy/policies/*' -not -path './sh
         [ -f "$file" ] || continue
         mkdir -p "$to/${file%/*}"
         case $file in
-            */lib.rs) : >"$to/$file" ;;
-            *) echo 'fn main() {}' >"$to/$file" ;;
+            */lib.rs) echo '//! Empty.' >"$to/$file" ;;
+            *) printf '//! Empty.\nfn main() {}\n' >"$to/$file" ;;
         esac
     done
 done
