@@ -491,7 +491,7 @@ test("on a desktop the browser is opened by itself", async () => {
   const seen = join(home, "seen.html");
   const flags = `--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --user-data-dir=${home}/profile`;
   for (const folder of ["config", "data/applications"]) mkdirSync(join(home, folder), { recursive: true });
-  writeFileSync(join(home, "browser"), `#!/bin/sh\nchromium ${flags} --timeout=5000 --dump-dom "$1" >"${seen}.part" 2>/dev/null\nmv "${seen}.part" "${seen}"\n`);
+  writeFileSync(join(home, "browser"), `#!/bin/sh\nchromium ${flags} --virtual-time-budget=10000 --dump-dom "$1" >"${seen}.part" 2>/dev/null\nmv "${seen}.part" "${seen}"\n`);
   chmodSync(join(home, "browser"), 0o755);
   writeFileSync(join(home, "data/applications/seer.desktop"), `[Desktop Entry]\nType=Application\nName=Seer\nExec=${home}/browser %u\nMimeType=x-scheme-handler/http;\n`);
   writeFileSync(join(home, "config/mimeapps.list"), "[Default Applications]\nx-scheme-handler/http=seer.desktop\n");

@@ -31,9 +31,9 @@ pub(crate) struct Open {
     /// Only print the address
     #[arg(long)]
     no_browser: bool,
-    /// Serve the page on this port of 127.0.0.1 [default: any free one]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    port: Option<u16>,
+    /// Serve the page on this port of 127.0.0.1; 0 takes any free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    port: u16,
 }
 
 /// Serves until a signal.
@@ -78,18 +78,17 @@ async fn serve(open: &Open, context: &Context, globals: &Globals) -> Result {
     }
 }
 
-async fn bind(port: Option<u16>) -> Result<TcpListener> {
-    let wanted = port.unwrap_or(0);
-    TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
+async fn bind(port: u16) -> Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await
         .map_err(|error| {
             let failure = if error.kind() == std::io::ErrorKind::AddrInUse {
-                let by = ports::holder(wanted)
+                let by = ports::holder(port)
                     .map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
-                Failure::new(format!("port {wanted} for the console is taken by {by}"))
+                Failure::new(format!("port {port} for the console is taken by {by}"))
             } else {
                 Failure::new(format!(
-                    "port {wanted} for the console cannot be opened: {error}"
+                    "port {port} for the console cannot be opened: {error}"
                 ))
             };
             failure.hint("without --port it takes any free one")
