@@ -185,6 +185,16 @@ nothing_left() {
     done
 }
 
+# As docs/containers.md has it.
+rotate_fleet_key() {
+    local rotate=(compose_all run --rm --no-deps arq pool rotate-key default)
+    if "${rotate[@]}" --wait 5s >"$work/log" 2>&1; then fail 'a Shield has a key that nobody gave to it'; fi
+    compose run --rm init >"$work/log" 2>&1 || fail "init fails: $(tail -n 3 "$work/log")"
+    "${rotate[@]}" >"$work/log" 2>&1 || fail "the fleet key is not replaced: $(tail -n 3 "$work/log")"
+    smoke --no-sdk
+    ok 'the fleet key is replaced'
+}
+
 # Prometheus and Jaeger get what Shield and Brain have been sending to nobody. Grafana too, where its image can be had.
 telemetry() {
     local services=(prometheus jaeger) answer deadline
