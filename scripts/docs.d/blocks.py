@@ -12,7 +12,22 @@ from pathlib import Path
 SHELL = "sh"
 PYTHON = "python"
 # Written so elsewhere; here every block of commands is `sh`.
-OTHER_SHELLS = {"bash", "shell", "console", "shell-session", "zsh"}
+OTHER_SHELLS = {
+    "bash",
+    "bat",
+    "command",
+    "console",
+    "fish",
+    "ksh",
+    "powershell",
+    "sh-session",
+    "shell",
+    "shell-session",
+    "shellscript",
+    "shellsession",
+    "terminal",
+    "zsh",
+}
 
 
 class Kind(enum.Enum):
@@ -51,6 +66,9 @@ class Block:
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>[^`]*)$")
 HIDDEN = re.compile(r"^<!-- sh\b(?P<marks>.*)$")
+# What looks like a block to who reads or writes, and would be none here.
+UNSEEN = re.compile(r"^\s*(?:(?:>|[-*+]|\d+[.)])\s*)*(?:`{3}|~{3})")
+UNSEEN_HIDDEN = re.compile(r"^\s*<!--\s*sh\b")
 
 
 def read(path: Path, shown: Path, python_by: str = "") -> list[Block]:
@@ -84,8 +102,13 @@ def read(path: Path, shown: Path, python_by: str = "") -> list[Block]:
             if language == PYTHON and python_by:
                 marks = f"run-by: {python_by}"
             blocks.append(_block(shown, start + 1, language, marks.strip(), "\n".join(body)))
-        elif lines[start].lstrip().startswith("```"):
-            raise BadMarkError(f"{shown}:{start + 1}: no backticks after the opening of a fence")
+        elif UNSEEN.match(lines[start]):
+            raise BadMarkError(
+                f"{shown}:{start + 1}: a fence stands on a line of its own, below the item of a "
+                "list and outside of quotes; no backticks after its opening"
+            )
+        elif UNSEEN_HIDDEN.match(lines[start]):
+            raise BadMarkError(f"{shown}:{start + 1}: hidden commands begin with `<!-- sh`")
     return blocks
 
 
@@ -99,7 +122,9 @@ def _until(lines: list[str], at: int, ends: Callable[[str], bool], page: Path, s
 
 def _block(page: Path, line: int, language: str, marks: str, text: str) -> Block:
     where = f"{page}:{line}"
-    if language in OTHER_SHELLS:
+    if not language:
+        raise BadMarkError(f"{where}: a block without a language: `sh`, or `text`")
+    if language in OTHER_SHELLS or (language != SHELL and language.lower() == SHELL):
         raise BadMarkError(f"{where}: a block of commands is `sh`, not `{language}`")
     block = Block(page, line, language, text, Kind.RUN if language == SHELL else Kind.TEXT)
     for name, kind in (("no-run", Kind.NO_RUN), ("run-by", Kind.RUN_BY)):

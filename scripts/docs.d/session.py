@@ -78,7 +78,8 @@ def follow(page: Path, blocks: list[Block]) -> Outcome:
             start_new_session=True,
         )
         try:
-            failed = shell.wait(timeout=PAGE_SECS) != 0
+            # A block that ends the shell, with `exit 0` or `exec`, leaves those after it undone.
+            failed = shell.wait(timeout=PAGE_SECS) != 0 or not (out / "done").exists()
         except subprocess.TimeoutExpired:
             failed = True
             outcome.problems.append(f"{page}: not at its end after {PAGE_SECS} s")
@@ -109,7 +110,7 @@ def _script(blocks: list[Block], out: Path, place: Path, outcome: Outcome) -> st
         else:
             continue
         outcome.ran += 1
-    return text
+    return text + 'touch "$DOCS_OUT/done"\n'
 
 
 def _is_there(program: str, place: Path) -> bool:
