@@ -1,6 +1,7 @@
 """What `scripts/docs` does: runs, lists and checks."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -181,4 +182,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Who reads only the beginning of a list has seen what was wanted.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))
