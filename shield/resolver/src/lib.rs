@@ -10,7 +10,7 @@
 mod adapters;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use hickory_resolver::config::{
     LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -60,7 +60,11 @@ pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveEr
     }
     let mut found = in_hosts(&name);
     if found.is_empty() {
-        found = in_dns(host, name).await?;
+        found = if is_localhost(&name) {
+            vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]
+        } else {
+            in_dns(host, name).await?
+        };
     }
     let mut found: Vec<SocketAddr> = found
         .into_iter()
@@ -68,6 +72,17 @@ pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveEr
         .collect();
     found.sort_by_key(|address| (!has_route(address), address.is_ipv4()));
     Ok(found)
+}
+
+/// RFC 6761: no server is asked for this one, and no domain of the search list
+/// is put behind it. Keys may travel to it without TLS, so no network may say
+/// where it is.
+fn is_localhost(name: &Name) -> bool {
+    let mut labels = name.iter();
+    labels
+        .next()
+        .is_some_and(|label| label.eq_ignore_ascii_case(b"localhost"))
+        && labels.next().is_none()
 }
 
 /// What `/etc/hosts` says. A name that stands there for one family is not
@@ -165,6 +180,13 @@ mod tests {
             assert!(found.contains(&"127.0.0.1:1".parse().unwrap()), "{found:?}");
             assert!(found.iter().all(|address| address.ip().is_loopback()));
         }
+    }
+
+    #[test]
+    fn localhost_is_left_to_no_server() {
+        let is = |name| is_localhost(&Name::from_utf8(name).unwrap());
+        assert!(is("localhost") && is("LOCALHOST."));
+        assert!(!is("localhost.example") && !is("local") && !is("a.localhost"));
     }
 
     #[tokio::test]
