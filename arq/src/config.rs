@@ -94,8 +94,9 @@ fn init(
         Role::Brain => (manifest::Role::Brain, "brain-1"),
     };
     let id = id.as_deref().unwrap_or(usual);
-    arqon_proto::names::NodeId::parse(id)
-        .map_err(|error| Failure::usage(format!("`{id}` is no node id: {error}")))?;
+    arqon_proto::names::NodeId::parse(id).map_err(|error| {
+        Failure::usage(format!("`{id}` is no node id: {error}")).hint("write for instance shield-1")
+    })?;
     let text = manifest::template(role, &[("node.id", &format!("{id:?}"))]);
     if file.as_deref().is_some_and(|file| file.as_os_str() == "-") {
         return globals.output.line(text.trim_end());

@@ -69,13 +69,14 @@ fn page(command: Command) -> Result<Vec<u8>> {
     let command = command
         .display_name(&name)
         .version(env!("CARGO_PKG_VERSION"));
+    let day = crate::version::date().and_then(|date| Some(date.get(..10)?.to_owned()));
     let mut page = Vec::new();
     Man::new(command)
         .title(name)
         .manual("ArqonBus")
         .source(concat!("arq ", env!("CARGO_PKG_VERSION")))
-        // Else the day of the build.
-        .date("")
+        // Not the day of the build: one commit makes one page.
+        .date(day.as_deref().unwrap_or("unreleased"))
         .render(&mut page)?;
     Ok(page)
 }

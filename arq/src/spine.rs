@@ -150,8 +150,10 @@ fn config(args: ConfigArgs, globals: &Globals) -> Result {
 fn creds(args: CredsArgs, globals: &Globals) -> Result {
     let context = globals.context()?;
     let state = context.spine_state()?;
-    let id = NodeId::parse(&args.id)
-        .map_err(|error| Failure::usage(format!("`{}` is no node id: {error}", args.id)))?;
+    let id = NodeId::parse(&args.id).map_err(|error| {
+        Failure::usage(format!("`{}` is no node id: {error}", args.id))
+            .hint("write for instance shield-1")
+    })?;
     let role = match args.service {
         Service::Shield => Role::Shield,
         Service::Brain => Role::ControlBrain,

@@ -33,16 +33,19 @@ struct Told {
     dependencies: BTreeMap<&'static str, &'static str>,
 }
 
+/// When the commit was made that this was built from, where that was known.
+pub(crate) fn date() -> Option<String> {
+    let seconds = env!("ARQ_BUILD_SECONDS").parse().ok()?;
+    let date = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
+    date.format(&Rfc3339).ok()
+}
+
 fn told() -> Told {
-    let seconds = env!("ARQ_BUILD_SECONDS").parse().ok();
-    let date = seconds
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .and_then(|date| date.format(&Rfc3339).ok());
     let abi = arqon_policy::wrap::HOST_MODULE.rsplit_once('@');
     Told {
         version: env!("CARGO_PKG_VERSION"),
         commit: Some(env!("ARQ_BUILD_COMMIT")).filter(|commit| !commit.is_empty()),
-        date,
+        date: date(),
         profile: env!("ARQ_BUILD_PROFILE"),
         target: env!("ARQ_BUILD_TARGET"),
         static_linked: cfg!(target_feature = "crt-static"),

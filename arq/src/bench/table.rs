@@ -27,8 +27,9 @@ pub(super) struct TableArgs {
 
 /// Does what was asked.
 pub(super) fn run(args: &TableArgs, globals: &Globals) -> Result {
-    let text =
-        fs::read_to_string(&args.file).doing(format!("cannot read {}", args.file.display()))?;
+    let text = fs::read_to_string(&args.file)
+        .doing(format!("cannot read {}", args.file.display()))
+        .hint("name a file with what `arq bench ... --json` printed, a run a line")?;
     let records = text
         .lines()
         .filter(|line| !line.trim().is_empty())

@@ -50,7 +50,9 @@ pub(crate) fn run(args: &Decode, globals: &Globals) -> Result {
             .read_to_end(&mut input)
             .doing("cannot read stdin")?;
     } else {
-        input = std::fs::read(&args.file).doing(format!("cannot read {}", args.file.display()))?;
+        input = std::fs::read(&args.file)
+            .doing(format!("cannot read {}", args.file.display()))
+            .hint("name the file with the frame, or `-` for stdin")?;
     }
     let bytes = if args.hex {
         from_hex(&input)?

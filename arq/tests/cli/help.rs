@@ -23,9 +23,24 @@ fn commands(help: &str) -> Vec<String> {
         .take_while(|line| !line.is_empty())
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| *name != "help")
         .map(str::to_owned)
         .collect()
+}
+
+/// The words of every command that has none below it.
+pub(crate) fn leaves() -> Vec<String> {
+    fn gather(path: &[String], all: &mut Vec<String>) {
+        let below = commands(&help(path));
+        if below.is_empty() {
+            all.push(path.join(" "));
+        }
+        for command in below {
+            gather(&[path, &[command]].concat(), all);
+        }
+    }
+    let mut all = Vec::new();
+    gather(&[], &mut all);
+    all
 }
 
 fn walk(path: &[String], all: &mut String) -> usize {

@@ -8,6 +8,7 @@
 mod common;
 mod context;
 mod dev;
+mod every_command;
 mod help;
 mod keys;
 mod live;
@@ -17,5 +18,6 @@ mod otlp;
 mod policy_live;
 mod policy_offline;
 mod presence;
+mod shell;
 mod trace;
 mod watch;
