@@ -95,10 +95,11 @@ struct SettingOptions {
 }
 
 fn is_url(text: &str, schemes: &[&str]) -> std::result::Result<String, String> {
+    let has_host = |rest: &str| {
+        !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
     match text.split_once("://") {
-        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => {
-            Ok(text.to_owned())
-        }
+        Some((scheme, rest)) if schemes.contains(&scheme) && has_host(rest) => Ok(text.to_owned()),
         _ => Err(format!(
             "a URL with {}:// is wanted",
             schemes.join(":// or ")
@@ -150,7 +151,11 @@ impl SettingOptions {
 
 /// The whole path of a file that can be read now.
 fn readable(file: &Path) -> Result<PathBuf> {
-    std::fs::File::open(file).doing(format!("cannot read {}", file.display()))?;
+    let opened = std::fs::File::open(file).doing(format!("cannot read {}", file.display()))?;
+    if opened.metadata()?.is_dir() {
+        return Err(Failure::usage(format!("{} is a folder", file.display()))
+            .hint("name the file within it"));
+    }
     Ok(std::path::absolute(file)?)
 }
 
@@ -376,7 +381,10 @@ fn show(name: Option<String>, globals: &Globals) -> Result {
 fn remove(name: &str, force: bool, globals: &Globals) -> Result {
     let mut registry = Registry::read()?;
     let folder = registry.folder(name)?;
-    let own = folder == registry.own_folder(name);
+    let shared = registry
+        .all()
+        .any(|(other, place)| other != name && place == folder);
+    let own = folder == registry.own_folder(name) && !shared;
     if own
         && !force
         && !globals.output.confirm(&format!(
@@ -408,9 +416,10 @@ fn remove(name: &str, force: bool, globals: &Globals) -> Result {
 
 fn parse(name: &str) -> Result {
     if name == LOCAL {
-        return Err(Failure::usage(
-            "`local` is the nearest `.arqon`, and no other context",
-        ));
+        return Err(
+            Failure::usage("`local` is the nearest `.arqon`, and no other context")
+                .hint("give it another name"),
+        );
     }
     arqon_proto::names::NodeId::parse(name)
         .map(|_| ())

@@ -85,6 +85,9 @@ pub(crate) struct Context {
     pub(crate) folder: PathBuf,
     /// The settings read from it.
     pub(crate) settings: Settings,
+    /// Whether it is merely the nearest one, and nobody named it: it may have come with a
+    /// repository that was cloned.
+    found: bool,
 }
 
 impl Context {
@@ -117,7 +120,20 @@ impl Context {
             .ancestors()
             .map(|folder| folder.join(FOLDER))
             .find(|folder| folder.is_dir());
-        Self::read(None, found.unwrap_or_else(|| here.join(FOLDER)))
+        if let Some(folder) = &found
+            && !is_own(folder)
+        {
+            return Err(Failure::new(format!(
+                "{} is of another user, whose settings and keys would be taken",
+                folder.display()
+            ))
+            .hint("`--state DIR` takes it all the same, or names another folder"));
+        }
+        let context = Self::read(None, found.unwrap_or_else(|| here.join(FOLDER)))?;
+        Ok(Self {
+            found: true,
+            ..context
+        })
     }
 
     /// Reads a folder; without it or its file, the defaults.
@@ -139,6 +155,7 @@ impl Context {
             name,
             folder,
             settings,
+            found: false,
         })
     }
 
@@ -193,10 +210,33 @@ impl Context {
             return Ok(None);
         };
         let file = self.folder.join(file);
+        self.may_send(&file)?;
         let text = std::fs::read_to_string(&file)
             .doing(format!("cannot read the token in {}", file.display()))
             .hint("`arq context set` names another file")?;
         Ok(Some(text.trim().to_owned()))
+    }
+
+    /// Settings that came with a cloned repository must not have a secret of this user's sent to
+    /// a server that they name too.
+    fn may_send(&self, file: &Path) -> Result {
+        if !self.found || Registry::read()?.all().any(|(_, own)| own == self.folder) {
+            return Ok(());
+        }
+        let real = |path: &Path| path.canonicalize();
+        match (real(file), real(&self.folder)) {
+            (Ok(file), Ok(folder)) if !file.starts_with(&folder) => Err(Failure::new(format!(
+                "token_file = {} lies outside of {}, which was found and not named",
+                file.display(),
+                folder.display()
+            ))
+            .hint(format!(
+                "if you trust this folder: `arq context add NAME --folder {}`, or --state",
+                folder.display()
+            ))),
+            // What cannot be read is told by whoever reads it.
+            _ => Ok(()),
+        }
     }
 
     /// The certificate that `ca_file` names, PEM.
@@ -233,6 +273,23 @@ impl Context {
         arqon_spine::state::StateFolder::open(&folder)
             .doing(format!("cannot open {}", folder.display()))
     }
+}
+
+/// Whether a file or folder that was come upon is this user's, or root's; under sudo also that of
+/// who called it. What others put in the way of who works below /tmp is theirs.
+pub(crate) fn is_own(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let me = rustix::process::getuid().as_raw();
+    let caller = std::env::var("SUDO_UID").ok();
+    let caller = caller.filter(|_| me == 0).and_then(|uid| uid.parse().ok());
+    // A link, and what it leads to.
+    [path.symlink_metadata(), path.metadata()]
+        .into_iter()
+        .all(|data| data.is_ok_and(|data| belongs(data.uid(), me, caller)))
+}
+
+fn belongs(owner: u32, me: u32, caller: Option<u32>) -> bool {
+    owner == me || owner == 0 || Some(owner) == caller
 }
 
 /// Makes a folder that only its owner may enter.
@@ -292,6 +349,40 @@ mod tests {
         };
         let failure = Context::local(&choice).unwrap_err();
         assert!(failure.message.contains("`prod`"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_folder_that_was_found_sends_no_file_from_elsewhere() {
+        let place = tempfile::tempdir().unwrap();
+        let secret = place.path().join("secret.jwt");
+        std::fs::write(&secret, "mine").unwrap();
+        let folder = place.path().join(FOLDER);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("own.jwt"), "its own\n").unwrap();
+        std::os::unix::fs::symlink(&secret, folder.join("link.jwt")).unwrap();
+        let mut context = Context::at(&folder).unwrap();
+        for (file, within) in [
+            (secret.clone(), false),
+            (PathBuf::from("../secret.jwt"), false),
+            (PathBuf::from("link.jwt"), false),
+            (PathBuf::from("own.jwt"), true),
+        ] {
+            context.settings.token_file = Some(file.clone());
+            context.found = false;
+            assert!(context.token().unwrap().is_some(), "{}", file.display());
+            context.found = true;
+            assert_eq!(context.token().is_ok(), within, "{}", file.display());
+        }
+    }
+
+    #[test]
+    fn a_folder_of_another_user_is_not_come_upon() {
+        assert!(belongs(1000, 1000, None) && belongs(0, 1000, None));
+        assert!(!belongs(1001, 1000, None) && !belongs(1000, 0, None));
+        assert!(belongs(1000, 0, Some(1000)) && !belongs(1001, 0, Some(1000)));
+        let mine = tempfile::tempdir().unwrap();
+        assert!(is_own(mine.path()));
+        assert!(!is_own(&mine.path().join("absent")));
     }
 
     #[test]

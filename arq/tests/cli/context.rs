@@ -55,6 +55,42 @@ fn fails(answer: &Answer, code: i32, message: &str, hint: &str) {
 }
 
 #[test]
+fn a_folder_that_came_with_a_repository_sends_nothing_of_its_users() {
+    let home = Home::new();
+    let secret = home.path("prod.jwt");
+    std::fs::write(&secret, "a.b.c").unwrap();
+    std::fs::create_dir(home.path(".arqon")).unwrap();
+    let shield = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    shield.set_nonblocking(true).unwrap();
+    let settings = format!(
+        "nats = []\nshield_url = \"ws://{}\"\nadmin_url = \"http://127.0.0.1:1\"\n\
+         default_tenant = \"acme\"\ndefault_user = \"dev\"\naudience = \"arqon\"\n\
+         issuer = \"x\"\ntoken_file = {secret:?}\n",
+        shield.local_addr().unwrap()
+    );
+    std::fs::write(home.path(".arqon/context.toml"), settings).unwrap();
+    let refused = home.arq(&["pub", "lobby", "hi"]);
+    fails(&refused, 1, "lies outside of", "arq context add NAME");
+    assert!(shield.accept().is_err(), "it connected");
+    // Its user knows it.
+    home.arq(&["context", "add", "own", "--folder", ".arqon"])
+        .ok();
+    drop(shield);
+    let known = home.arq(&["pub", "lobby", "hi"]);
+    assert!(known.err.contains("cannot speak with"), "{known:?}");
+}
+
+#[test]
+fn what_is_no_address_and_no_file_is_not_kept() {
+    let home = Home::new();
+    let words = ["context", "add", "prod", "--shield-url"];
+    let spaced = home.arq(&[words.as_slice(), &["ws://a b"]].concat());
+    fails(&spaced, 2, "ws:// or wss://", "--help");
+    let folder = [&words[..], &["wss://a", "--token-file", "/"]].concat();
+    fails(&home.arq(&folder), 2, "/ is a folder", "within it");
+}
+
+#[test]
 fn a_context_is_added_used_changed_and_forgotten() {
     let home = Home::new();
     let none = home.arq(&["--json", "context", "list"]).ok().json();
