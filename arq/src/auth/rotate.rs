@@ -1,6 +1,7 @@
 //! `arq auth keys`: the development key pair, and another in its place.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use arqon_proto::v1::{PemKey, TenantRecord, issuer::Keys};
 use arqon_spine::admin::Admin;
@@ -86,14 +87,18 @@ fn needs_key(context: &Context) -> Result {
 fn rotate(globals: &Globals) -> Result {
     let context = globals.context()?;
     needs_key(&context)?;
+    let _turn = turn(&context)?;
     let old_file = DevelopmentKey::old_file(&context);
-    if old_file.exists() {
-        return Err(Failure::new("the key before this one is still trusted")
-            .hint("`arq auth keys retire` ends that; then rotate again"));
-    }
     let file = DevelopmentKey::file(&context);
     let next_file = DevelopmentKey::next_file(&context);
     let old = DevelopmentKey::read(&file)?;
+    let kept = old_file.exists();
+    if kept && !is_cut_off(&old, &old_file)? {
+        // A rotation that ended just before this may have left the former one here.
+        old.write_public(&context)?;
+        return Err(Failure::new("the key before this one is still trusted")
+            .hint("`arq auth keys retire` ends that; then rotate again"));
+    }
     // One that is there is of a rotation that was cut off: tenants may trust it already.
     let next = if next_file.exists() {
         DevelopmentKey::read(&next_file)?
@@ -122,7 +127,9 @@ fn rotate(globals: &Globals) -> Result {
         std::fs::rename(from, to).doing(format!("cannot move {}", from.display()))
     };
     // A link, so that at no time there is no key that signs.
-    std::fs::hard_link(&file, &old_file).doing(format!("cannot keep {}", file.display()))?;
+    if !kept {
+        std::fs::hard_link(&file, &old_file).doing(format!("cannot keep {}", file.display()))?;
+    }
     moved(&next_file, &file)?;
     next.write_public(&context)?;
     if globals.output.json {
@@ -138,15 +145,40 @@ fn rotate(globals: &Globals) -> Result {
     Ok(())
 }
 
+/// One rotation or retirement at a time; the kernel lets go of it however that ends.
+fn turn(context: &Context) -> Result<File> {
+    let path = context.dev_folder().join("keys.lock");
+    let file = File::create(&path).doing(format!("cannot open {}", path.display()))?;
+    file.lock()
+        .doing(format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// Whether a rotation ended between keeping the key that signs and putting the next in its place:
+/// the one that is kept as the old one signs still.
+fn is_cut_off(signing: &DevelopmentKey, old_file: &Path) -> Result<bool> {
+    Ok(DevelopmentKey::read(old_file)?.kid == signing.kid)
+}
+
 fn retire(force: bool, globals: &Globals) -> Result {
     let context = globals.context()?;
     needs_key(&context)?;
+    let _turn = turn(&context)?;
     let old_file = DevelopmentKey::old_file(&context);
     if !old_file.exists() {
         return Err(Failure::new("there is no old key to retire")
             .hint("`arq auth keys rotate` puts a new one in its place first"));
     }
     let old = DevelopmentKey::read(&old_file)?;
+    if is_cut_off(
+        &DevelopmentKey::read(&DevelopmentKey::file(&context))?,
+        &old_file,
+    )? {
+        return Err(
+            Failure::new("a rotation was cut off, and the old key signs still")
+                .hint("`arq auth keys rotate` finishes it; then retire"),
+        );
+    }
     if !force
         && !globals.output.confirm(&format!(
             "Trust tokens of {} no more in {}?",

@@ -70,6 +70,40 @@ fn a_rotation_that_was_cut_off_is_finished_with_the_same_key() {
 }
 
 #[test]
+fn a_rotation_that_was_cut_off_at_its_end_retires_no_key_that_signs() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    folder.arq(&["auth", "gen"]).ok();
+    other.arq(&["auth", "gen"]).ok();
+    let key = |folder: &Folder, name: &str| folder.state().join("dev").join(name);
+    // What a run leaves behind that ended between its last two steps.
+    let signing = key(&folder, "token-key.pem");
+    std::fs::hard_link(&signing, key(&folder, "token-key.old.pem")).unwrap();
+    let next = key(&folder, "token-key.next.pem");
+    std::fs::copy(key(&other, "token-key.pem"), &next).unwrap();
+
+    let early = folder.arq(&["auth", "keys", "retire", "--force"]);
+    assert_eq!(early.code, 1);
+    assert!(
+        early.err.contains("hint: `arq auth keys rotate` finishes"),
+        "{early:?}"
+    );
+    let kid = other.arq(&["auth", "jwks"]).json()["keys"][0]["kid"].clone();
+    let rotated = folder
+        .arq(&["--json", "auth", "keys", "rotate"])
+        .ok()
+        .json();
+    assert_eq!(rotated["kid"], kid);
+    assert!(!next.exists());
+    let public = |folder: &Folder| std::fs::read(key(folder, "token-key.pub.pem")).unwrap();
+    // Nor does it matter where that ended before it wrote the public half.
+    std::fs::write(key(&folder, "token-key.pub.pem"), "stale").unwrap();
+    assert_eq!(folder.arq(&["auth", "keys", "rotate"]).code, 1);
+    assert_eq!(public(&folder), public(&other));
+    let retired = folder.arq(&["--json", "auth", "keys", "retire", "--force"]);
+    assert_eq!(retired.ok().json()["retired_kid"], rotated["old_kid"]);
+}
+
+#[test]
 fn no_key_to_rotate_is_told() {
     let folder = Folder::new();
     let answer = folder.arq(&["auth", "keys", "rotate"]);
