@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::record::Process;
 use crate::context::create_folder;
 use crate::failure::{Doing, Failure, Result};
-use crate::output::{Output, Paint};
+use crate::output::{Output, Paint, escaped};
 
 /// How many of the last lines are shown of a process that died.
 const LAST_LINES: usize = 12;
@@ -192,7 +192,8 @@ async fn relay(
             let _ = writeln!(log, "{text}");
         }
         if let Some(prefix) = &prefix {
-            let _ = writeln!(std::io::stderr().lock(), "{prefix} {text}");
+            // What a part says may quote a client.
+            let _ = writeln!(std::io::stderr().lock(), "{prefix} {}", escaped(text));
         }
         let mut last_lines = last_lines.lock().unwrap_or_else(PoisonError::into_inner);
         if last_lines.len() == LAST_LINES {

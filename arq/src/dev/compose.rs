@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::children::find_program;
 use super::ports::{PortOptions, Ports};
-use crate::context::{Context, Settings, create_folder, write_private};
+use crate::context::{Context, Settings, create_folder, is_own, write_private};
 use crate::failure::{Doing, Failure, Result};
 use crate::output::{Output, Paint};
 
@@ -163,10 +163,18 @@ pub(super) fn up(
     );
     start.args(["up", "--detach", "--wait", "--remove-orphans"]);
     // Where nothing is built yet Compose builds it; --build is for who has changed the sources.
-    run(&mut start, "start the stack").hint(
-        "`arq dev logs` shows what the parts say, `arq dev status` which one is not healthy; \
-         `arq dev up --native` needs no Docker",
-    )?;
+    if let Err(failure) = run(&mut start, "start the stack") {
+        // Such as an image that cannot be pulled: what never began is no state of Docker's.
+        let nothing = before.is_none() && services(&stack).is_ok_and(|all| all.is_empty());
+        if nothing {
+            let _ = std::fs::remove_file(Stack::record(&context));
+            return Err(failure.hint("`arq dev up --native` needs no Docker"));
+        }
+        return Err(failure.hint(
+            "`arq dev logs` shows what the parts say, `arq dev status` which one is not healthy; \
+             after `arq dev reset`, `arq dev up --native` needs no Docker",
+        ));
+    }
 
     // The keys lie in a volume; the commands of this machine need them here.
     run(
@@ -531,8 +539,10 @@ fn find_file() -> Result<PathBuf> {
     let here = std::env::current_dir().doing("cannot tell the current folder")?;
     let me = std::env::current_exe().unwrap_or_default();
     here.ancestors()
-        .chain(me.ancestors())
-        .find_map(ours)
+        .filter_map(ours)
+        // It says what is run: another user's, come upon below /tmp, is not taken.
+        .find(|file| is_own(file))
+        .or_else(|| me.ancestors().find_map(ours))
         .ok_or_else(|| {
             Failure::new("there is no compose.yaml of ArqonBus here or above")
                 .hint("run this in a checkout of ArqonBus, or take `arq dev up --native`")

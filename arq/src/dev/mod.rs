@@ -235,6 +235,12 @@ fn stop(context: &Context) -> Result<bool> {
         }
         return Ok(true);
     }
+    // Else the record that goes here could be that of an `arq dev up` which just begins.
+    let Some(_lock) = Lock::take(context)? else {
+        return Err(
+            Failure::new("`arq dev up` is about to start here").hint("try again when it runs")
+        );
+    };
     Ok(record::stop_leftovers(context, &record) > 0)
 }
 
@@ -306,6 +312,9 @@ fn reset(context: &Context, force: bool, globals: &Globals) -> Result {
     let folder = context.folder.display();
     let made = layout::made_by_dev(context);
     if made.is_empty() {
+        if globals.output.json {
+            return globals.output.object(&json!({"deleted": made}));
+        }
         globals
             .output
             .note(format!("nothing to delete in {folder}"));

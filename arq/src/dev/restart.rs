@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::Record;
 use crate::context::{Context, write_private};
-use crate::failure::{Failure, Result};
+use crate::failure::{Doing as _, Failure, Result};
 use crate::progress::Progress;
 
 /// How long all parts together may take.
@@ -74,6 +74,10 @@ pub(super) fn run(context: &Context, parts: &[String]) -> Result<Vec<String>> {
         .collect();
     let chosen = if parts.is_empty() { &running } else { parts };
     super::known(chosen, &running)?;
+    // One at a time: a second question would be written over by the answer to the first.
+    let turn = context.dev_folder().join("restart.lock");
+    let turn = std::fs::File::create(&turn).doing(format!("cannot open {}", turn.display()))?;
+    turn.lock().doing("cannot wait for another restart")?;
     let asker = std::process::id();
     Request {
         parts: chosen.to_vec(),

@@ -129,6 +129,8 @@ impl Up {
         shield: std::path::PathBuf,
         brain: Option<std::path::PathBuf>,
     ) -> Result {
+        // Before the record names this process: unheard, the signal of a restart would end it.
+        let mut asked = signal(SignalKind::user_defined1())?;
         self.start(Program {
             name: "nats",
             paint: Paint::Magenta,
@@ -173,7 +175,6 @@ impl Up {
         for (id, _) in self.brains.clone() {
             self.ready(id).await?;
         }
-        let mut asked = signal(SignalKind::user_defined1())?;
         self.summary(&tenants)?;
         loop {
             tokio::select! {

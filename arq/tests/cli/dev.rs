@@ -1,6 +1,6 @@
 //! `arq dev`: logs and restarts of a running bus, and what a machine without Docker is told.
 
-use crate::common::{Bus, Folder, Listener, until};
+use crate::common::{Answer, Bus, Folder, Listener, until};
 
 #[test]
 fn without_docker_native_is_offered() {
@@ -49,6 +49,25 @@ fn logs_and_restart_say_where_nothing_is() {
     let restart = folder.arq(&["dev", "restart"]);
     assert_eq!(restart.code, 1);
     assert!(restart.err.contains("no `arq dev up` runs"), "{restart:?}");
+}
+
+#[test]
+fn a_restart_ends_no_start_and_two_at_once_are_both_answered() {
+    let folder = Folder::new();
+    let mut early = folder.command(&["dev", "restart", "nats"]);
+    let record = folder.state().join("dev/up.json");
+    let early = std::thread::spawn(move || {
+        until("the first part is on record", || record.exists());
+        Answer::from(early.output().unwrap())
+    });
+    let bus = Bus::start_in(folder, &["--port-base", "0", "--no-brain"]);
+    early.join().unwrap().ok();
+    let asked: Vec<_> = (0..3)
+        .map(|_| bus.folder.command(&["dev", "restart", "shield"]).spawn())
+        .collect();
+    for child in asked {
+        Answer::from(child.unwrap().wait_with_output().unwrap()).ok();
+    }
 }
 
 #[test]
