@@ -14,11 +14,24 @@ pub(crate) async fn get(url: &str, authority: Option<&[u8]>) -> Result<(u16, Str
             chain(&error.without_url())
         ))
     };
+    let client = client(url, authority, Duration::from_secs(3))?;
+    let answer = client.get(url).send().await.map_err(failed)?;
+    let status = answer.status().as_u16();
+    Ok((status, answer.text().await.map_err(failed)?))
+}
+
+/// What asks this URL: names as everywhere in `arq`, no proxy, and no other place than this one.
+pub(crate) fn client(
+    url: &str,
+    authority: Option<&[u8]>,
+    limit: Duration,
+) -> Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
         // The environment's proxy is for the outer world.
         .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
         .dns_resolver(arqon_resolver::Names)
-        .timeout(Duration::from_secs(3));
+        .timeout(limit);
     let builder = if url.starts_with("https:") {
         let tls = arqon_client::tls_config(authority)?;
         builder.tls_backend_preconfigured(Arc::unwrap_or_clone(tls))
@@ -26,8 +39,5 @@ pub(crate) async fn get(url: &str, authority: Option<&[u8]>) -> Result<(u16, Str
         // Else the system's authorities are read, and a system without any is an error.
         builder.tls_certs_only([])
     };
-    let client = builder.build().map_err(failed)?;
-    let answer = client.get(url).send().await.map_err(failed)?;
-    let status = answer.status().as_u16();
-    Ok((status, answer.text().await.map_err(failed)?))
+    Ok(builder.build()?)
 }

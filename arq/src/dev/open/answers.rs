@@ -12,7 +12,11 @@ use super::page;
 use crate::auth::{DevelopmentKey, TokenOptions, sign};
 use crate::context::Context;
 use crate::failure::{Doing as _, Failure, Result, chain};
+use crate::http;
 use crate::output::Output;
+
+/// A refusal of Shield is a line of JSON.
+const MAX_REFUSAL: usize = 64 * 1024;
 
 /// The claims of a token that is asked for.
 #[derive(Debug, Deserialize)]
@@ -103,15 +107,26 @@ pub(super) async fn refusal(
     if status == 101 {
         return Ok(json!({"outcome": "accepted"}));
     }
-    let body = answer.text().await.unwrap_or_default();
+    let body = beginning(answer).await;
     // What is no Shield answers something else.
-    let code: Value = serde_json::from_str(&body).unwrap_or_default();
+    let code: Value = serde_json::from_slice(&body).unwrap_or_default();
     Ok(json!({
         "outcome": "refused",
         "status": status,
         "code": code["code"].as_u64().unwrap_or_default(),
         "name": code["name"].as_str().unwrap_or_default(),
     }))
+}
+
+/// The body of a refusal, as much as one may have: whoever is at that address may send for ever.
+async fn beginning(mut answer: reqwest::Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < MAX_REFUSAL
+        && let Ok(Some(piece)) = answer.chunk().await
+    {
+        body.extend_from_slice(&piece);
+    }
+    body
 }
 
 /// Whether anything answers at Shield's address.
@@ -137,15 +152,10 @@ fn http_url(context: &Context) -> String {
 }
 
 fn client(context: &Context) -> Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder()
-        // The environment's proxy is for the outer world.
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(std::time::Duration::from_secs(5));
-    if let Some(pem) = context.authority()? {
-        for certificate in reqwest::Certificate::from_pem_bundle(&pem)? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
-    Ok(builder.build()?)
+    let authority = context.authority()?;
+    http::client(
+        &http_url(context),
+        authority.as_deref(),
+        std::time::Duration::from_secs(5),
+    )
 }

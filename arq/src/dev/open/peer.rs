@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+/// How the table writes it.
+const ESTABLISHED: &str = "01";
+
 /// Whether a connection to this machine's own address is of this user, or of root, who could read
 /// the key file anyway.
 pub(super) fn is_own(peer: SocketAddr, local: SocketAddr) -> bool {
@@ -27,12 +30,13 @@ fn user_of(table: &str, own_end: SocketAddr, other_end: SocketAddr) -> Option<u3
     let (own, other) = (end(own), end(other));
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
-        let (local, remote) = (fields.next()?, fields.next()?);
-        if !local.ends_with(&own) || !remote.ends_with(&other) {
+        let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        // One that was closed stands there as root's, whoever's it was.
+        if !local.ends_with(&own) || !remote.ends_with(&other) || state != ESTABLISHED {
             return None;
         }
-        // st, the queues, tr and tm->when, retrnsmt, then uid.
-        fields.nth(4)?.parse().ok()
+        // The queues, tr and tm->when, retrnsmt, then uid.
+        fields.nth(3)?.parse().ok()
     })
 }
 
@@ -47,6 +51,7 @@ mod tests {
    1: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 20 4 30 10 -1
    2: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1001        0 3 1 0 20 4 30 10 -1
    3: 0000000000000000FFFF00000100007F:C351 0000000000000000FFFF00000100007F:1F90 01 00000000:00000000 00:00000000 00000000  1002        0 4 1 0 20 4 30 10 -1
+   4: 0100007F:C353 0100007F:1F90 06 00000000:00000000 03:00001770 00000000     0        0 0 3 0
 ";
 
     #[test]
@@ -57,6 +62,7 @@ mod tests {
         assert_eq!(of(50_000), Some(1001));
         assert_eq!(of(50_001), Some(1002), "IPv4 over a socket of IPv6");
         assert_eq!(of(50_002), None);
+        assert_eq!(of(50_003), None, "closed meanwhile");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! HTTP for the page: one task, a few connections, small bodies.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +23,9 @@ use crate::failure::{Doing, Result};
 
 /// A browser opens six; one that opens hundreds waits.
 const MAX_CONNECTIONS: usize = 64;
+/// Other users of this machine, each of whom is told once; more are not answered. They take no
+/// place of the browser's.
+const MAX_STRANGERS: usize = 8;
 /// The largest question is a token.
 const MAX_BODY: usize = 64 * 1024;
 /// How long a request line and its headers may take.
@@ -45,24 +47,32 @@ impl<'a> Server<'a> {
     /// Serves for ever.
     pub(super) async fn run(&self, listener: TcpListener) -> Result {
         let mut connections = FuturesUnordered::new();
+        let mut strangers = FuturesUnordered::new();
         loop {
             tokio::select! {
                 accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                     match accepted {
-                        Ok((stream, from)) => connections.push(self.connection(stream, from)),
+                        Ok((stream, from)) => {
+                            let own = stream
+                                .local_addr()
+                                .is_ok_and(|local| peer::is_own(from, local));
+                            if own {
+                                connections.push(self.connection(stream, true));
+                            } else if strangers.len() < MAX_STRANGERS {
+                                strangers.push(self.connection(stream, false));
+                            }
+                        }
                         // Out of files, or a client that left at once: neither ends the console.
                         Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                     }
                 }
                 Some(()) = connections.next() => {}
+                Some(()) = strangers.next() => {}
             }
         }
     }
 
-    async fn connection(&self, stream: TcpStream, from: SocketAddr) {
-        let own = stream
-            .local_addr()
-            .is_ok_and(|local| peer::is_own(from, local));
+    async fn connection(&self, stream: TcpStream, own: bool) {
         let service = service_fn(async |request| {
             let answer = match own {
                 true => self.answer(request).await,
@@ -78,7 +88,7 @@ impl<'a> Server<'a> {
         let _ = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_LIMIT)
-            // A stranger is told once, and holds no place.
+            // A stranger is told once.
             .keep_alive(own)
             .serve_connection(TokioIo::new(stream), service)
             .await;
