@@ -82,13 +82,16 @@ impl Case {
 }
 
 /// What is another with each run, and what stands for it.
-const FILTERS: [(&str, &str); 14] = [
+const FILTERS: &[(&str, &str)] = &[
     (r"eyJ[\w-]+\.[\w-]+\.[\w-]+", "[JWT]"),
     (r"\bS?[AONUCP][A-Z2-7]{55}\b", "[NKEY]"),
+    // The beginning of one, as tables show it.
+    (r"\b[AONUCP][A-Z2-7]{11}…", "[NKEY]…"),
     (
         r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b",
         "[UUID]",
     ),
+    (r"\b[AU][A-Z2-7]{11}…", "[NKEY]"),
     (r"\b[0-9a-f]{12,64}\b", "[HEX]"),
     (r"\b[\w-]+@[\w-]+", "[WHO]"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?Z?", "[TIME]"),
