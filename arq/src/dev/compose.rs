@@ -72,7 +72,10 @@ impl Stack {
 
     /// The stack of a folder, if it has one.
     pub(super) fn read(context: &Context) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(Self::record(context)).ok()?).ok()
+        let stack: Self =
+            serde_json::from_slice(&std::fs::read(Self::record(context)).ok()?).ok()?;
+        // The record may come with a folder of others' making, and names what Docker is to run.
+        (!stack.file.exists() || is_own(&stack.file)).then_some(stack)
     }
 
     /// `docker compose` for this stack. Every profile is named where the whole stack is meant, so

@@ -320,14 +320,20 @@ fn reset(context: &Context, force: bool, globals: &Globals) -> Result {
             .note(format!("nothing to delete in {folder}"));
         return Ok(());
     }
+    let stack = Stack::read(context);
+    // Docker has one such project on a machine, whichever folder started it.
+    let volumes = match &stack {
+        Some(_) => ", and the volumes of the Compose project arqonbus of this machine",
+        None => "",
+    };
     if !force
-        && !globals
-            .output
-            .confirm(&format!("Delete all keys, tenants and logs in {folder}?"))
+        && !globals.output.confirm(&format!(
+            "Delete all keys, tenants and logs in {folder}{volumes}?"
+        ))
     {
         return Err(Failure::new("nothing was deleted").hint("--force deletes without asking"));
     }
-    match Stack::read(context) {
+    match stack {
         Some(stack) => stack.reset()?,
         None => {
             stop(context)?;
