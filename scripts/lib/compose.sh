@@ -4,6 +4,8 @@
 : "${root:?}" "${debian_image:?}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/arqon-compose.XXXXXX")
 project=
+# What scripts/compose-smoke starts by `arq dev`.
+by_arq_project=arqonbus-smoke-dev
 files=()
 # Of a nkey seed, a JWT, and what stands in PEM files.
 secret='\bS[AOUNCX][A-Z2-7]{56}\b|eyJ[A-Za-z0-9_-]{10,}\.eyJ|BEGIN [A-Z ]*PRIVATE KEY'
@@ -29,6 +31,7 @@ clean_up() {
         compose_all logs --tail 15 >&2 || true
     fi
     compose_all down --volumes --timeout 5 >/dev/null 2>&1 || true
+    project=$by_arq_project compose_all down --volumes --timeout 5 >/dev/null 2>&1 || true
     rm -rf "$work"
     exit "$status"
 }
@@ -176,11 +179,35 @@ no_secret_in_container_logs() {
     if grep -E "$secret" "$work/logs"; then fail 'that is in the logs'; fi
 }
 
+# by_arq: the same files by `arq dev`, as a project of its own beside the other one
+by_arq() {
+    local state=$work/by-arq
+    local dev=(env COMPOSE_PROJECT_NAME="$by_arq_project" "$work/arq" --state "$state" dev)
+    "${dev[@]}" up --profile core --port-base 0 --quiet --json >"$work/up" 2>"$work/log" || fail "arq dev up: $(tail -n 5 "$work/log")"
+    grep -q '"ready":true' "$work/up" || fail "arq dev up says: $(cat "$work/up")"
+    "$work/arq" --state "$state" pub lobby hello || fail 'arq cannot publish'
+    "$work/arq" --state "$state" tenant create initech 2>"$work/log" || fail "no tenant is made: $(cat "$work/log")"
+    "${dev[@]}" up --quiet --json >"$work/up" 2>"$work/log" || fail "a second arq dev up: $(tail -n 5 "$work/log")"
+    "${dev[@]}" restart shield 2>"$work/log" || fail "arq dev restart: $(tail -n 5 "$work/log")"
+    "$work/arq" --state "$state" pub lobby again || fail 'arq cannot publish after a restart'
+    "${dev[@]}" --json logs shield --lines 1 >"$work/said" || fail 'arq dev logs'
+    grep -q '^{"line":".*","part":"shield"}$' "$work/said" || fail "arq dev logs says: $(cat "$work/said")"
+    "${dev[@]}" down 2>"$work/log" || fail "arq dev down: $(tail -n 5 "$work/log")"
+    ! "${dev[@]}" status >/dev/null 2>&1 || fail 'arq dev status finds it running after down'
+    "${dev[@]}" up --quiet --json >"$work/up" 2>"$work/log" || fail "arq dev up after down: $(tail -n 5 "$work/log")"
+    "$work/arq" --state "$state" tenant list --names | grep -qx initech || fail 'what it keeps did not stay'
+    "${dev[@]}" reset --force >/dev/null 2>"$work/log" || fail "arq dev reset: $(tail -n 5 "$work/log")"
+    [ ! -e "$state" ] || fail "arq dev reset leaves $(find "$state")"
+    nothing_left "$by_arq_project"
+    ok 'arq dev up, twice; restart, logs, down; up again as it was; reset leaves nothing'
+}
+
+# nothing_left [PROJECT]
 nothing_left() {
     local kind left
     for kind in 'ps --all' 'volume ls' 'network ls'; do
         # shellcheck disable=SC2086 # a command and its flag
-        left=$(docker $kind --quiet --filter "label=com.docker.compose.project=$project")
+        left=$(docker $kind --quiet --filter "label=com.docker.compose.project=${1:-$project}")
         [ -z "$left" ] || fail "docker $kind: $left is left"
     done
 }
