@@ -165,7 +165,13 @@ fn main() -> ExitCode {
     {
         return arqon_policy::compile::child_main();
     }
-    let parsed = Cli::command().try_get_matches();
+    // clap has rules of its own: it colours a dumb terminal where CI is set.
+    let colour = if output::colours_wanted() {
+        clap::ColorChoice::Auto
+    } else {
+        clap::ColorChoice::Never
+    };
+    let parsed = Cli::command().color(colour).try_get_matches();
     let parsed = parsed.and_then(|words| Ok((name_of(&words), Cli::from_arg_matches(&words)?)));
     let (command, cli) = match parsed {
         Ok(parsed) => parsed,

@@ -65,11 +65,16 @@ impl Paint {
     }
 }
 
+/// Whether the environment takes colours.
+pub(crate) fn colours_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 impl Output {
     /// Decides on colours: none without a terminal, none where `NO_COLOR` is set.
     pub(crate) fn new(json: bool) -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let wanted = colours_wanted();
         Self {
             json,
             colour: wanted && std::io::stdout().is_terminal(),

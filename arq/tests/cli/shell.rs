@@ -94,6 +94,7 @@ fn colours_are_for_terminals_that_want_them() {
             .stdin(Stdio::null())
             .env_remove("NO_COLOR")
             .env("TERM", "xterm")
+            .env("CI", "true")
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap().contains('\x1b')
