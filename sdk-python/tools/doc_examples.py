@@ -1,4 +1,4 @@
-"""The examples of README.md and of docstrings, and how they are run.
+"""The examples of the README and of docstrings, and how they are run.
 
 An example is a ```python block of the README, or, in a docstring, the indented block after a line
 that ends with two colons. Top-level `await` is allowed. The comment `# prints: TEXT` at the end of
