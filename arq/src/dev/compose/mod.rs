@@ -157,15 +157,8 @@ pub(super) fn up(
     } else {
         "auto"
     };
-    let mut start = Command::new("docker");
-    start.args(["compose", "--progress", progress]);
-    let named = stack.compose(&[stack.profile.name()]);
-    start.args(named.get_args().skip(1));
-    start.envs(
-        named
-            .get_envs()
-            .filter_map(|(key, value)| Some((key, value?))),
-    );
+    let mut start = stack.compose(&[stack.profile.name()]);
+    start.args(["--progress", progress]);
     start.args(["up", "--detach", "--wait", "--remove-orphans"]);
     // Where nothing is built yet Compose builds it; --build is for who has changed the sources.
     if let Err(failure) = run(&mut start, "start the stack") {
