@@ -5,8 +5,8 @@
 //! [`server`] run a server from them, [`credentials`] mints users, [`connect`]
 //! opens connections that never reconnect by themselves, [`control`] is the
 //! data on the CONTROL account, and [`admin`] creates and changes tenants.
-//! [`manifest`] is the configuration of every service, and [`ready`] asks one
-//! whether it is.
+//! [`manifest`] is the configuration of every service, [`ports`] finds it ports
+//! of this machine, and [`ready`] asks it whether it is.
 //! Nothing outside this crate builds a subject, a claim or a connection.
 
 pub mod accounts;
@@ -16,6 +16,7 @@ pub mod connect;
 pub mod control;
 pub mod credentials;
 pub mod manifest;
+pub mod ports;
 pub mod ready;
 pub mod server;
 pub mod server_config;

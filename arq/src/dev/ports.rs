@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
+use arqon_spine::ports::free_port;
 use clap::Args;
 
 use crate::failure::{Failure, Result};
@@ -125,29 +126,14 @@ impl PortOptions {
     }
 }
 
-/// Ports that are free now; all are held until all are known, so that they differ.
+/// Ports that are free now, and promised to nobody else.
 fn free_ports() -> Result<Ports> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held = [
-        bind()?,
-        bind()?,
-        bind()?,
-        bind()?,
-        bind()?,
-        bind()?,
-        bind()?,
-    ];
-    let mut ports = [0; 4 + MAX_BRAINS];
-    for (port, listener) in ports.iter_mut().zip(&held) {
-        *port = listener.local_addr()?.port();
-    }
-    let [nats, shield, admin, monitor, brains @ ..] = ports;
     Ok(Ports {
-        nats,
-        shield,
-        admin,
-        brains,
-        monitor,
+        nats: free_port()?,
+        shield: free_port()?,
+        admin: free_port()?,
+        brains: [free_port()?, free_port()?, free_port()?],
+        monitor: free_port()?,
     })
 }
 

@@ -108,13 +108,9 @@ impl Answer {
     }
 }
 
-/// A port that is free now.
+/// A port that nobody listens on and nobody else is given.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    arqon_spine::ports::free_port().unwrap()
 }
 
 /// The body that an HTTP address of this machine answers with.

@@ -2,7 +2,7 @@
 //! can show: its environment, its exit status, its signals.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -34,11 +34,10 @@ pub fn shield_program() -> PathBuf {
     program
 }
 
-/// A loopback address that is free now.
+/// A loopback address that nobody listens on and nobody else is given.
 pub fn free_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
+    let port = arqon_spine::ports::free_port().expect("a free port");
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 // === impl Program ===

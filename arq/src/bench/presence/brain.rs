@@ -34,9 +34,7 @@ impl Brain {
         name: &'static str,
     ) -> Result<(Self, Duration)> {
         let node = NodeId::parse(name)?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
+        let port = arqon_spine::ports::free_port()?;
         let manifest = folder.join(format!("{name}.toml"));
         let text = format!(
             "[node]\nid = {name:?}\n[spine]\nservers = {servers:?}\ncontrol_creds_file = {:?}\n\
