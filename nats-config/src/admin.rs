@@ -18,7 +18,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arqon_proto::names::{NameError, NodeId, TenantId};
+use arqon_proto::names::{NameError, NodeId, RoomPattern, TenantId};
 use arqon_proto::v1;
 use nkeys::KeyPair;
 
@@ -39,6 +39,9 @@ pub use servers::ServerStatus;
 
 /// Life of the two users of one [`Admin`]: longer than any command runs.
 const OWN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// Rules of a tenant for slow readers; the oldest beyond are forgotten.
+pub const MAX_OVERFLOW_RULES: usize = 32;
 
 /// The control plane: a connection to SYS, one to CONTROL, and the keys.
 #[derive(Debug)]
@@ -248,6 +251,7 @@ impl Admin {
             pool: tenant.pool.to_string(),
             issuers: tenant.issuers,
             limits: Some(tenant.limits),
+            overflow: Vec::new(),
         };
         let written = async {
             self.push(&tenant.id, &record, true).await?;
@@ -312,6 +316,28 @@ impl Admin {
         limits: v1::TenantLimits,
     ) -> Result<v1::TenantRecord, AdminError> {
         self.change(id, |record| record.limits = Some(limits)).await
+    }
+
+    /// Sets what becomes of messages for slow readers of some rooms, in front of
+    /// the rules there are; `None` takes the rule of exactly these rooms away.
+    pub async fn set_overflow(
+        &self,
+        id: &TenantId,
+        rooms: &RoomPattern,
+        overflow: Option<v1::Overflow>,
+    ) -> Result<v1::TenantRecord, AdminError> {
+        self.change(id, |record| {
+            record.overflow.retain(|rule| rule.rooms != rooms.as_str());
+            if let Some(overflow) = overflow {
+                let rule = v1::RoomOverflow {
+                    rooms: rooms.as_str().to_owned(),
+                    overflow: overflow.into(),
+                };
+                record.overflow.insert(0, rule);
+                record.overflow.truncate(MAX_OVERFLOW_RULES);
+            }
+        })
+        .await
     }
 
     /// Deletes a tenant: account first, so that a failure in between can be

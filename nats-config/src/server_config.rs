@@ -3,10 +3,11 @@
 //! The text is in the templates `nats.conf`, `cluster.conf` and
 //! `websocket.conf` of this crate; here is only what is put into them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::claims::ClaimsError;
+use crate::ports::free_port;
 use crate::state::{FixedAccount, StateError, StateFolder};
 
 /// What differs from server to server.
@@ -187,8 +188,6 @@ impl ServerParams {
     /// Replaces each port 0 of the servers of one cluster, and tells each of
     /// them where all are.
     pub fn choose_all(servers: &mut [ServerParams]) -> std::io::Result<()> {
-        // All are held until all are chosen, so that none is chosen twice.
-        let mut held = Vec::new();
         for server in &mut *servers {
             let addresses = [
                 Some(&mut server.listen),
@@ -198,9 +197,7 @@ impl ServerParams {
             ];
             for address in addresses.into_iter().flatten() {
                 if address.port() == 0 {
-                    let listener = TcpListener::bind(*address)?;
-                    *address = listener.local_addr()?;
-                    held.push(listener);
+                    address.set_port(free_port()?);
                 }
             }
         }

@@ -272,6 +272,7 @@ const GAPS: Readonly<Record<GapReason, string>> = {
   [GapReason.SEQUENCE]: "since a number of a publisher was skipped",
   [GapReason.SLOW_READER]: "since this page read too slowly",
   [GapReason.SHIELD_OVERLOADED]: "since Shield could not keep up",
+  [GapReason.LATEST_ONLY]: "since only the latest message of this room waits",
 };
 
 /** Whether a mode tells who is there. */

@@ -73,7 +73,7 @@ pub(super) fn run(
                     outcome.joined.saturating_record(took);
                     finished.push(id);
                 }
-                Event::Told(Signal::Delivered(_)) => {}
+                Event::Told(Signal::Delivered(_) | Signal::Gap { .. }) => {}
                 Event::Told(Signal::Problem(what)) => {
                     *outcome.problems.entry(what).or_insert(0) += 1
                 }

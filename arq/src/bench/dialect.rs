@@ -34,6 +34,13 @@ pub(super) enum Signal<'a> {
     Joined,
     /// A message of a room.
     Delivered(Delivery<'a>),
+    /// Messages were missed.
+    Gap {
+        /// Why, as the protocol names it.
+        reason: &'static str,
+        /// How many, where that is known.
+        missed: Option<u64>,
+    },
     /// The server says something is wrong; the connection may live.
     Problem(String),
 }
@@ -280,10 +287,10 @@ impl Decoder {
             }
             Some(Body::Joined(_)) => on(Signal::Joined),
             Some(Body::Error(error)) => on(Signal::Problem(format!("ERROR {}", error.name))),
-            Some(Body::Gap(gap)) => on(Signal::Problem(format!(
-                "GAP {}",
-                gap.reason().as_str_name()
-            ))),
+            Some(Body::Gap(gap)) => on(Signal::Gap {
+                reason: gap.reason().as_str_name(),
+                missed: gap.missed,
+            }),
             Some(Body::Goaway(_)) => on(Signal::Problem("GOAWAY".into())),
             _ => {}
         }

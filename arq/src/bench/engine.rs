@@ -68,6 +68,8 @@ struct Conn {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
     connected: bool,
+    /// Reads nothing.
+    stalled: bool,
     decoder: Decoder,
     /// The incomplete tail of what was read.
     tail: Vec<u8>,
@@ -147,6 +149,7 @@ impl Engine {
             socket,
             tls,
             connected: false,
+            stalled: false,
             decoder: Decoder::new(endpoint.peer, token),
             tail: Vec::new(),
             out: hello(endpoint.peer, &endpoint.host, &endpoint.path, token),
@@ -189,6 +192,25 @@ impl Engine {
                 .map(|conn| conn.out.len())
                 .sum::<usize>()
                 > limit
+    }
+
+    /// Reads nothing more of a connection, as a client that hangs does.
+    pub(super) fn stall(&mut self, id: usize) {
+        if let Some(conn) = self.conns[id].as_mut() {
+            conn.stalled = true;
+        }
+    }
+
+    /// Reads it again, first what came meanwhile: of that no event tells a second time.
+    pub(super) fn resume(&mut self, id: usize, on: &mut impl FnMut(usize, Event<'_>)) {
+        let Some(conn) = self.conns[id].as_mut() else {
+            return;
+        };
+        conn.stalled = false;
+        let read = conn.read(&mut self.buffer, &mut |signal| on(id, Event::Told(signal)));
+        if let Err(why) = read {
+            self.end(id, why, on);
+        }
     }
 
     /// Closes a connection without ceremony, as a client that goes away does.
@@ -249,7 +271,7 @@ impl Conn {
                 Err(error) => return Err(format!("connect: {error}")),
             }
         }
-        if event.is_readable() {
+        if event.is_readable() && !self.stalled {
             self.read(buffer, on)?;
         }
         if !self.out.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write()) {

@@ -60,6 +60,9 @@ pub(super) fn run(
         Event::Told(Signal::Open) => opened.push(id),
         Event::Told(Signal::Joined) => *joined += 1,
         Event::Told(Signal::Delivered(_)) => *heard += 1,
+        Event::Told(Signal::Gap { reason, .. }) => {
+            *problems.entry(format!("GAP {reason}")).or_insert(0) += 1;
+        }
         Event::Told(Signal::Problem(what)) => *problems.entry(what).or_insert(0_u64) += 1,
         Event::Ended(why) => {
             *ended += 1;

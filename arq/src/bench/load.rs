@@ -287,6 +287,9 @@ impl Stage {
             }
             Event::Told(Signal::Open) => tally.opened.push(id),
             Event::Told(Signal::Joined) => tally.joined += 1,
+            Event::Told(Signal::Gap { reason, .. }) => {
+                *tally.problems.entry(format!("GAP {reason}")).or_insert(0) += 1;
+            }
             Event::Told(Signal::Problem(what)) => *tally.problems.entry(what).or_insert(0) += 1,
             Event::Ended(why) => {
                 tally.ended += 1;

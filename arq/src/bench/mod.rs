@@ -13,6 +13,7 @@ mod presence;
 mod process;
 mod protobuf;
 mod report;
+mod slow;
 mod table;
 mod target;
 mod websocket;
@@ -52,6 +53,8 @@ enum Command {
     Pairs(PairsArgs),
     /// Memory of connections that do nothing
     Idle(IdleArgs),
+    /// Readers that stop reading: what it costs the server, the others and themselves
+    Slow(SlowArgs),
     /// What presence costs Brain, and what a storm of joins costs listeners
     Presence(presence::PresenceArgs),
     /// What policies cost a message, beside an HTTP hook with the same check
@@ -174,6 +177,39 @@ struct IdleArgs {
     room_of: usize,
 }
 
+#[derive(Debug, Args)]
+struct SlowArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Members of all rooms
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    members: u32,
+    /// How many of them stop reading
+    #[arg(long, default_value_t = 200)]
+    stalled: u32,
+    /// Rooms, each with a publisher of its own
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    rooms: u32,
+    /// Payload bytes
+    #[arg(long, default_value_t = 1024)]
+    payload: usize,
+    /// Megabytes published a second, over all rooms
+    #[arg(long, default_value_t = 5.0)]
+    megabytes: f64,
+    /// Seconds in which all read, before and after
+    #[arg(long, default_value_t = 15.0)]
+    calm: f64,
+    /// Seconds in which some read nothing
+    #[arg(long, default_value_t = 60.0)]
+    stall: f64,
+    /// The server's `session.queue_max_bytes`, for the bound that its memory is held against
+    #[arg(long, default_value_t = 1 << 20)]
+    queue_bytes: u64,
+    /// Its `session.tenant_queue_max_bytes`
+    #[arg(long, default_value_t = 256 << 20)]
+    tenant_queue_bytes: u64,
+}
+
 /// Does what was asked.
 pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
     let record = match bench.command {
@@ -182,6 +218,7 @@ pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
         Command::Fanout(args) => fanout(&args, globals)?,
         Command::Pairs(args) => pairs(&args, globals)?,
         Command::Idle(args) => idle(&args, globals)?,
+        Command::Slow(args) => slow(&args, globals)?,
         Command::Presence(args) => {
             return several(|| presence::run(&args, globals), globals);
         }
@@ -396,6 +433,65 @@ fn idle(args: &IdleArgs, globals: &Globals) -> Result<Record> {
         .metrics
         .insert("cpu_idle".into(), outcome.cpu.values().sum());
     record.problems = outcome.problems;
+    measured.end(&mut record);
+    Ok(record)
+}
+
+fn slow(args: &SlowArgs, globals: &Globals) -> Result<Record> {
+    let (endpoint, tokens) = args.target.prepare(globals)?;
+    if args.stalled > args.members || args.rooms > args.members {
+        return Err(Failure::usage(format!(
+            "of {} members no more can stall, and there are no more rooms",
+            args.members
+        )));
+    }
+    let plan = slow::Plan {
+        members: args.members as usize,
+        stalled: args.stalled as usize,
+        rooms: args.rooms as usize,
+        payload: args.payload,
+        rate: args.megabytes * 1e6 / args.payload.max(8) as f64,
+        calm: Duration::from_secs_f64(args.calm),
+        stall: Duration::from_secs_f64(args.stall),
+    };
+    let measured = Measured::begin();
+    let outcome = slow::run(&endpoint, &tokens, &plan, &args.target.processes)?;
+    let mut record = args.target.record("slow", &endpoint);
+    record.params.extend([
+        ("members".into(), json!(args.members)),
+        ("stalled".into(), json!(args.stalled)),
+        ("rooms".into(), json!(args.rooms)),
+        ("payload".into(), json!(args.payload)),
+        ("megabytes_per_s".into(), json!(args.megabytes)),
+        ("stall_s".into(), json!(args.stall)),
+    ]);
+    let [before, during, after] = &outcome.healthy;
+    for (prefix, latency) in [("before_", before), ("during_", during), ("after_", after)] {
+        quantiles(&mut record, prefix, latency);
+    }
+    let p99 = |latency: &Histogram<u64>| latency.value_at_quantile(0.99).max(1) as f64;
+    let mib = |bytes: u64| bytes as f64 / 1048576.0;
+    let metrics = &mut record.metrics;
+    metrics.insert("p99_ratio".into(), p99(during) / p99(before));
+    metrics.insert("published".into(), outcome.published as f64);
+    metrics.insert("healthy_lost".into(), outcome.healthy_lost as f64);
+    metrics.insert("healthy_missed".into(), outcome.healthy_missed as f64);
+    metrics.insert("told_slow_reader".into(), outcome.told_slow_reader as f64);
+    metrics.insert("told_gap".into(), outcome.told_gap as f64);
+    metrics.insert("missed_nothing".into(), outcome.kept_up as f64);
+    metrics.insert("stalled_missed".into(), outcome.missed as f64);
+    metrics.insert("stalled_unaccounted".into(), outcome.unaccounted as f64);
+    if !args.target.processes.is_empty() {
+        let [before, most, after] = outcome.rss;
+        let queues = u64::from(args.stalled) * args.queue_bytes;
+        let bound = queues.min(args.tenant_queue_bytes);
+        metrics.insert("rss_before_mib".into(), mib(before));
+        metrics.insert("rss_most_mib".into(), mib(most));
+        metrics.insert("rss_after_mib".into(), mib(after));
+        metrics.insert("grown_mib".into(), mib(most.saturating_sub(before)));
+        metrics.insert("bound_mib".into(), mib(bound));
+    }
+    record.problems = outcome.ended;
     measured.end(&mut record);
     Ok(record)
 }

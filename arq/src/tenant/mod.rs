@@ -2,6 +2,7 @@
 
 mod creds;
 mod issuers;
+mod overflow;
 
 use arqon_proto::names::TenantId;
 use arqon_proto::v1::{TenantLimits, TenantRecord, TenantState};
@@ -44,6 +45,8 @@ enum Command {
         #[command(flatten)]
         limits: LimitOptions,
     },
+    /// Show or change what becomes of messages for sessions that read too slowly, by room
+    Overflow(overflow::OverflowArgs),
     /// Refuse its sessions and its NATS connections until it is resumed
     Suspend {
         /// The tenant
@@ -126,6 +129,7 @@ pub(crate) fn run(tenant: Tenant, globals: &Globals) -> Result {
         Command::List { names } => list(names, globals),
         Command::Show { id } => show(&parse(&id)?, globals),
         Command::Limits { id, limits } => change_limits(&parse(&id)?, &limits, globals),
+        Command::Overflow(args) => overflow::run(&args, globals),
         Command::Suspend { id } => suspend(&parse(&id)?, globals),
         Command::Resume { id } => resume(&parse(&id)?, globals),
         Command::Delete { id, force } => delete(&parse(&id)?, force, globals),
@@ -167,6 +171,7 @@ fn tenant_json(record: &TenantRecord) -> Value {
             "max_rooms_per_session": limits.max_rooms_per_session,
             "max_payload_bytes": limits.max_payload_bytes,
         },
+        "overflow": overflow::json(record),
     })
 }
 

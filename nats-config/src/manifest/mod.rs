@@ -138,6 +138,8 @@ pub enum Overflow {
     CloseAndReconnect,
     /// Drop its oldest messages, tell it by GAP.
     DropOldest,
+    /// Keep one message of each room, the latest, and tell it by GAP.
+    LatestOnly,
 }
 
 /// One session.
@@ -159,10 +161,14 @@ pub struct Session {
     pub queue_max_bytes: usize,
     /// Bound of the outgoing queue, frames.
     pub queue_max_messages: usize,
+    /// Bound of the outgoing queues of a tenant's sessions together, bytes.
+    pub tenant_queue_max_bytes: usize,
     /// What happens at the bound.
     pub overflow: Overflow,
     /// A socket that takes nothing for so long is closed.
     pub write_timeout: Duration,
+    /// A slow reader may take its close frame for so long.
+    pub farewell: Duration,
     /// `SO_SNDBUF`.
     pub send_buffer_bytes: usize,
     /// Offences within a minute.
@@ -539,12 +545,14 @@ fn read_session(from: &mut Reader<'_>) -> Option<Session> {
         max_header_bytes: size(from, "session.max_header_bytes"),
         queue_max_bytes,
         queue_max_messages: size(from, "session.queue_max_messages"),
-        overflow: if from.text("session.overflow") == "drop_oldest" {
-            Overflow::DropOldest
-        } else {
-            Overflow::CloseAndReconnect
+        tenant_queue_max_bytes: size(from, "session.tenant_queue_max_bytes"),
+        overflow: match from.text("session.overflow").as_str() {
+            "drop_oldest" => Overflow::DropOldest,
+            "latest_only" => Overflow::LatestOnly,
+            _ => Overflow::CloseAndReconnect,
         },
         write_timeout: seconds(from, "session.write_timeout_secs"),
+        farewell: seconds(from, "session.farewell_secs"),
         send_buffer_bytes: size(from, "session.send_buffer_bytes"),
         max_offences: u32::try_from(from.integer("session.max_offences")).ok()?,
         max_unconfirmed: u32::try_from(from.integer("session.max_unconfirmed")).ok()?,

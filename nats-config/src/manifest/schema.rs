@@ -438,12 +438,19 @@ pub const KEYS: &[Key] = &[
         "4096",
         "Frames waiting for one session before the overflow rule applies.",
     ),
+    integer(
+        "session.tenant_queue_max_bytes",
+        1_048_576,
+        1_099_511_627_776,
+        "268435456",
+        "Bytes waiting for all sessions of one tenant on this node, messages only. One queue may grow to what is still free of it, so that readers that keep up always find room. The first 4 KiB of each queue do not count.",
+    ),
     key(
         "session.overflow",
-        Kind::Choice(&["close_and_reconnect", "drop_oldest"]),
+        Kind::Choice(&["close_and_reconnect", "drop_oldest", "latest_only"]),
         Default::Value("\"close_and_reconnect\""),
         "\"close_and_reconnect\"",
-        "What happens to a session that reads too slowly: close it with 4002, or drop its oldest messages and tell it by GAP.",
+        "What happens to a session that reads too slowly, in rooms for which its tenant says nothing else (`arq tenant overflow`): close it with 4002, drop its oldest messages and tell it by GAP, or keep of each room only the latest message that waits.",
     ),
     integer(
         "session.write_timeout_secs",
@@ -451,6 +458,13 @@ pub const KEYS: &[Key] = &[
         300,
         "20",
         "A session whose socket takes no byte for this long is closed.",
+    ),
+    integer(
+        "session.farewell_secs",
+        2,
+        600,
+        "90",
+        "A session closed as a slow reader is over at once; its socket stays for this long, so that a client which reads again learns why. 1,024 may wait so.",
     ),
     integer(
         "session.send_buffer_bytes",

@@ -215,6 +215,8 @@ class GapReason(enum.Enum):
     SEQUENCE = "sequence"
     SLOW_READER = "slow_reader"
     SHIELD_OVERLOADED = "shield_overloaded"
+    #: Of this room only the latest message waits for a client; older ones gave way to it.
+    LATEST_ONLY = "latest_only"
     #: This client had no connection for a while.
     RECONNECTED = "reconnected"
     #: The application read the room too slowly, and the room's queue in this client was full.

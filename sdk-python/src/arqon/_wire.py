@@ -61,6 +61,7 @@ _GAP_REASONS: Mapping[int, GapReason] = {
     pb.GAP_REASON_SEQUENCE: GapReason.SEQUENCE,
     pb.GAP_REASON_SLOW_READER: GapReason.SLOW_READER,
     pb.GAP_REASON_SHIELD_OVERLOADED: GapReason.SHIELD_OVERLOADED,
+    pb.GAP_REASON_LATEST_ONLY: GapReason.LATEST_ONLY,
 }
 
 _ROOM = re.compile(r"(?!_)[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3}", flags=re.ASCII)

@@ -6,9 +6,11 @@
 //! wait again. Lock order: table, room, outbox. Nothing here awaits or does I/O.
 
 mod inspect;
+mod overflow;
 mod room;
 mod table;
 
+pub(crate) use overflow::OverflowRules;
 pub use room::Member;
 pub(crate) use room::{Delivery, Room};
 pub(crate) use table::{Entered, Limit, Rooms};

@@ -11,7 +11,7 @@ use arqon_proto::{
     names::{RoomId, SessionId},
     v1,
 };
-use arqon_spine::nats;
+use arqon_spine::{manifest::Overflow, nats};
 use arqon_telemetry::labels::GapReason;
 use bytes::Bytes;
 
@@ -43,8 +43,10 @@ pub(crate) struct Room {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// What becomes of messages for a member that reads too slowly.
+    overflow: Overflow,
     members: Vec<Member>,
     /// Where each session stands in `members`.
     places: HashMap<SessionId, usize>,
@@ -65,12 +67,25 @@ pub(crate) struct Delivery<'a> {
 // === impl Room ===
 
 impl Room {
-    pub(crate) fn new(id: RoomId, subject: nats::Subject) -> Self {
+    pub(crate) fn new(id: RoomId, subject: nats::Subject, overflow: Overflow) -> Self {
         Self {
             id,
             subject,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                overflow,
+                members: Vec::new(),
+                places: HashMap::new(),
+                without_echo: 0,
+                tracker: Tracker::default(),
+                #[cfg(test)]
+                skip: 0,
+            }),
         }
+    }
+
+    /// Another rule holds for slow readers from the next message on.
+    pub(crate) fn set_overflow(&self, overflow: Overflow) {
+        self.lock().overflow = overflow;
     }
 
     pub(crate) fn id(&self) -> &RoomId {
@@ -187,7 +202,9 @@ impl Delivery<'_> {
             if !member.echo && Some(member.session) == skipped {
                 continue;
             }
-            member.outbox.push_message(self.room, &frame);
+            member
+                .outbox
+                .push_message(self.room, self.state.overflow, &frame);
             queued += 1;
         }
         queued

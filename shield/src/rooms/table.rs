@@ -14,13 +14,14 @@ use arqon_proto::{
 use arqon_telemetry::labels::GapReason;
 use tokio::sync::oneshot;
 
-use super::{Member, Room};
+use super::{Member, OverflowRules, Room};
 use crate::{session::Frame, spine::counters::Counters};
 
 /// The rooms of one tenant.
 #[derive(Debug)]
 pub(crate) struct Rooms {
     tenant: TenantId,
+    rules: Mutex<OverflowRules>,
     table: Mutex<HashMap<RoomId, Entry>>,
 }
 
@@ -74,9 +75,10 @@ struct Waiter {
 // === impl Rooms ===
 
 impl Rooms {
-    pub(crate) fn new(tenant: TenantId) -> Self {
+    pub(crate) fn new(tenant: TenantId, rules: OverflowRules) -> Self {
         Self {
             tenant,
+            rules: Mutex::new(rules),
             table: Mutex::default(),
         }
     }
@@ -97,7 +99,7 @@ impl Rooms {
             hash_map::Entry::Vacant(place) => {
                 let subject = room_subject(&self.tenant, id).into();
                 let entry = Entry {
-                    room: Arc::new(Room::new(id.clone(), subject)),
+                    room: Arc::new(Room::new(id.clone(), subject, self.rules().of_room(id))),
                     phase: Phase::Waiting(Vec::new()),
                     interrupted: false,
                     empty_since: None,
@@ -121,6 +123,16 @@ impl Rooms {
                 Entered::Waiting { answer, subscribe }
             }
         }
+    }
+
+    /// Other rules hold for slow readers, in the rooms there are too.
+    pub(crate) fn set_rules(&self, rules: OverflowRules) {
+        // Under the table's lock, so that no room is made by the old rules and missed.
+        let table = self.lock();
+        for (id, entry) in table.iter() {
+            entry.room.set_overflow(rules.of_room(id));
+        }
+        *self.rules() = rules;
     }
 
     /// Takes a session out of a room, or out of those that wait for it.
@@ -248,6 +260,10 @@ impl Rooms {
             .values()
             .filter(|entry| entry.empty_since.is_none() && !entry.room.is_empty())
             .count()
+    }
+
+    fn rules(&self) -> MutexGuard<'_, OverflowRules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RoomId, Entry>> {

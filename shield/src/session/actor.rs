@@ -42,6 +42,7 @@ use tokio::{
 use super::{
     arrival::Arrival,
     context::SessionContext,
+    farewell::Farewell,
     frame::Frame,
     gate::Gate,
     outbox::{Entry, Load, Outbox, Take},
@@ -98,6 +99,8 @@ pub struct Session<S> {
     /// The session's own span, for its log lines.
     trace: Option<Box<TraceContext>>,
     phase: Phase,
+    /// A slow reader waits to learn why it is closed.
+    farewell: Option<Farewell>,
     registration: Option<Registration>,
     ctx: Arc<SessionContext>,
 }
@@ -159,7 +162,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     ) -> Self {
         let now = now();
         let session = SessionId::new();
-        let outbox = Arc::new(Outbox::new(session, ctx.outbox.clone()));
+        let outbox = Arc::new(Outbox::new(
+            session,
+            &identity.tenant.id,
+            ctx.outbox.clone(),
+        ));
         let state = State::new(session, identity, ctx.limits.clone());
         let first_ping = ctx.heartbeat.mul_f64(rand::random_range(0.5..1.0));
         let life = token_life(state.identity(), ctx.token_grace, now);
@@ -188,6 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             meter,
             trace: None,
             phase: Phase::Open,
+            farewell: None,
             registration: None,
             ctx,
         };
@@ -575,9 +583,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             .stalled
             .is_some_and(|since| now >= since + self.patience())
         {
-            // Nothing can be told to a client that takes nothing.
             self.outbox.close(CloseCode::SlowReader);
-            return Poll::Ready(Some(End::Lost));
+            // For any other reason nothing can be told to a client that takes nothing.
+            return Poll::Ready(Some(match self.outbox.closing() {
+                Some(CloseCode::SlowReader) => End::Code(CloseCode::SlowReader),
+                _ => End::Lost,
+            }));
         }
         if self.is_paused() {
             // Whoever is not listened to cannot be heard.
@@ -654,12 +665,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             End::Code(_) => Wait::Answer,
             _ => Wait::End,
         });
+        if end == End::Code(CloseCode::SlowReader) {
+            let waiting = &self.ctx.metrics.farewells;
+            let farewells = self.ctx.sessions.farewells();
+            self.farewell = farewells.begin(self.ctx.farewell, waiting);
+        }
         self.timer.as_mut().reset((Instant::now() + LINGER).into());
         Poll::Pending
     }
 
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.timer.as_mut().poll(cx).is_ready() {
+        let over = match &mut self.farewell {
+            Some(farewell) => farewell.as_mut().poll(cx),
+            None => self.timer.as_mut().poll(cx),
+        };
+        if over.is_ready() {
             return Poll::Ready(());
         }
         let wire = &mut self.wire;
@@ -669,7 +689,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 other => other,
             };
             match sent {
-                Poll::Ready(Ok(())) => self.phase = Phase::Closed(wait),
+                Poll::Ready(Ok(())) => {
+                    self.phase = Phase::Closed(wait);
+                    if self.farewell.take().is_some() {
+                        // Told: what is left to wait for is the answer.
+                        self.timer.as_mut().reset((Instant::now() + LINGER).into());
+                        cx.waker().wake_by_ref();
+                    }
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => {}
             }

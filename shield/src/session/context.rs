@@ -8,7 +8,7 @@ use arqon_spine::manifest::Manifest;
 use arqon_telemetry::{Counter, Metrics, labels::Opcode};
 
 use super::{
-    outbox::{Load, OutboxLimits},
+    outbox::{Bounds, Load, OutboxLimits},
     registry::Sessions,
     state::SessionLimits,
 };
@@ -23,6 +23,7 @@ pub struct SessionContext {
     pub(super) heartbeat: Duration,
     pub(super) token_grace: Duration,
     pub(super) write_timeout: Duration,
+    pub(super) farewell: Duration,
     pub(super) max_unconfirmed: u32,
     pub(super) pool: Arc<SpinePool>,
     pub(super) tenants: Arc<Tenants>,
@@ -70,17 +71,11 @@ impl SessionContext {
                 max_meta_bytes: manifest.presence.max_meta_bytes,
                 max_offences: session.max_offences,
             }),
-            outbox: Arc::new(OutboxLimits::new(
-                session.queue_max_bytes,
-                session.queue_max_messages,
-                session.overflow,
-                session.max_unconfirmed as usize,
-                session.max_rooms,
-                &metrics,
-            )),
+            outbox: Arc::new(OutboxLimits::new(Bounds::from(session), &metrics)),
             heartbeat: session.heartbeat,
             token_grace: manifest.tokens.grace,
             write_timeout: session.write_timeout,
+            farewell: session.farewell,
             max_unconfirmed: session.max_unconfirmed,
             pool,
             tenants,

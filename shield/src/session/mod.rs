@@ -8,6 +8,7 @@
 mod actor;
 mod arrival;
 mod context;
+mod farewell;
 mod frame;
 mod gate;
 mod outbox;
@@ -28,7 +29,7 @@ pub use actor::Session;
 pub use arrival::Arrival;
 pub use context::SessionContext;
 pub use frame::Frame;
-pub use outbox::{Outbox, OutboxLimits};
+pub use outbox::{Bounds, Outbox, OutboxLimits};
 pub use registry::{Registration, Sessions};
 pub use state::SessionLimits;
 

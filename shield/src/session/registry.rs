@@ -17,13 +17,14 @@ use arqon_proto::{
 };
 use tokio::sync::watch;
 
-use super::{frame::Frame, outbox::Outbox};
+use super::{farewell::Farewells, frame::Frame, outbox::Outbox};
 
 /// All sessions of this Shield.
 #[derive(Debug)]
 pub struct Sessions {
     table: Mutex<Table>,
     count: watch::Sender<usize>,
+    farewells: Farewells,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +49,7 @@ impl Default for Sessions {
         Self {
             table: Mutex::default(),
             count: watch::Sender::new(0),
+            farewells: Farewells::new(),
         }
     }
 }
@@ -132,6 +134,12 @@ impl Sessions {
         for outbox in all {
             outbox.push_control(frame.clone());
         }
+        self.farewells.end();
+    }
+
+    /// Who waits to learn why it was closed.
+    pub(super) fn farewells(&self) -> &Farewells {
+        &self.farewells
     }
 
     /// Ends when no session is left.
@@ -179,15 +187,22 @@ fn millis(span: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use arqon_spine::manifest::Overflow;
     use arqon_telemetry::Metrics;
 
     use super::{super::outbox::*, *};
 
     fn outbox() -> Arc<Outbox> {
         let metrics = Metrics::default();
-        let limits = OutboxLimits::new(1024, 16, Overflow::CloseAndReconnect, 8, 8, &metrics);
-        Arc::new(Outbox::new(SessionId::new(), Arc::new(limits)))
+        let bounds = Bounds {
+            max_bytes: 1024,
+            max_messages: 16,
+            tenant_max_bytes: 1 << 20,
+            max_unconfirmed: 8,
+            max_rooms: 8,
+        };
+        let limits = Arc::new(OutboxLimits::new(bounds, &metrics));
+        let tenant = TenantId::parse("acme").expect("a valid name");
+        Arc::new(Outbox::new(SessionId::new(), &tenant, limits))
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     control::Tenant,
     presence::{self, TenantPresence},
-    rooms::{Entered, Limit, Member, Rooms},
+    rooms::{Entered, Limit, Member, OverflowRules, Rooms},
     session::Frame,
 };
 
@@ -116,7 +116,10 @@ impl TenantLink {
             fleet_key: fleet_key.clone(),
             openings: openings.clone(),
             counters: counters.clone(),
-            rooms: Rooms::new(tenant.id.clone()),
+            rooms: Rooms::new(
+                tenant.id.clone(),
+                OverflowRules::of(&tenant.record, params.overflow),
+            ),
             publisher: Publisher::new(
                 tenant.id.clone(),
                 params.max_message_bytes,
@@ -268,6 +271,10 @@ impl TenantLink {
     /// Takes over a new record; another account means another connection.
     pub(super) fn set_record(&self, record: &Arc<Tenant>) {
         let old = self.shared.record.swap(record.clone());
+        if old.record.overflow != record.record.overflow {
+            let rules = OverflowRules::of(&record.record, self.shared.params.overflow);
+            self.shared.rooms.set_rules(rules);
+        }
         if old.record.account != record.record.account {
             self.shared.order(Command::Rebuild);
         }

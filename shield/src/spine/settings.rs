@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use arqon_proto::names::NodeId;
-use arqon_spine::{accounts, manifest::Manifest};
+use arqon_spine::{
+    accounts,
+    manifest::{Manifest, Overflow},
+};
 
 use crate::presence::PresenceSettings;
 
@@ -31,6 +34,8 @@ pub struct SpineParams {
     pub ack_timeout: Duration,
     /// Messages that wait for the pump, per room.
     pub pump_capacity: usize,
+    /// What becomes of messages for a slow reader, where a tenant says nothing else.
+    pub overflow: Overflow,
     /// Rooms of one tenant.
     pub max_rooms: usize,
     /// A subscription outlives its last member by so much.
@@ -61,6 +66,7 @@ impl SpineParams {
             idle_close: spine.idle_close,
             ack_timeout: spine.ack_timeout,
             pump_capacity: spine.pump_capacity,
+            overflow: manifest.session.overflow,
             max_rooms: rooms.max_per_tenant,
             linger: rooms.linger,
             beacon_after: rooms.beacon_after,

@@ -40,7 +40,7 @@ use super::*;
 use crate::{
     control::Tenant,
     presence::PresenceSettings,
-    session::{Outbox, OutboxLimits, testing},
+    session::{Bounds, Outbox, OutboxLimits, testing},
 };
 
 /// Longer than anything takes; a test that waits this long has failed.
@@ -141,6 +141,7 @@ impl Spine {
             idle_close: Duration::from_secs(300),
             ack_timeout: Duration::from_secs(2),
             pump_capacity: 65_536,
+            overflow: arqon_spine::manifest::Overflow::CloseAndReconnect,
             max_rooms: 10_000,
             linger: Duration::from_secs(2),
             beacon_after: Duration::from_secs(5),
@@ -232,17 +233,18 @@ pub(crate) fn message(room: &RoomId, sender: SessionId, text: &str) -> Bytes {
 impl Ear {
     pub(crate) fn new() -> Self {
         let metrics = Metrics::default();
-        let limits = OutboxLimits::new(
-            1 << 30,
-            10_000_000,
-            arqon_spine::manifest::Overflow::CloseAndReconnect,
-            1_000_000,
-            10_000,
-            &metrics,
-        );
+        let bounds = Bounds {
+            max_bytes: 1 << 30,
+            max_messages: 10_000_000,
+            tenant_max_bytes: 1 << 40,
+            max_unconfirmed: 1_000_000,
+            max_rooms: 10_000,
+        };
+        let limits = Arc::new(OutboxLimits::new(bounds, &metrics));
+        let tenant = TenantId::parse("acme").expect("a valid name");
         let session = SessionId::new();
         Self {
-            outbox: Arc::new(Outbox::new(session, Arc::new(limits))),
+            outbox: Arc::new(Outbox::new(session, &tenant, limits)),
             session,
             in_flight: Arc::default(),
             asked: Arc::default(),

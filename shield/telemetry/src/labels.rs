@@ -138,6 +138,8 @@ label! {
     QueueDrop("reason") {
         /// The oldest message gave way in a full queue.
         DropOldest = "drop_oldest",
+        /// A newer one took its place, in a room of which only the latest counts.
+        LatestOnly = "latest_only",
         /// The queue was full and the session was closed as a slow reader.
         SlowReader = "slow_reader",
         /// The session ended with the message still queued.
@@ -157,6 +159,8 @@ label! {
         Overflow = "overflow",
         /// The session's own queue dropped messages.
         SlowReader = "slow_reader",
+        /// Newer messages took the place of older ones, as the room's rule says.
+        LatestOnly = "latest_only",
     }
 }
 label! {

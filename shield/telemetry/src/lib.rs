@@ -14,5 +14,5 @@ pub mod trace;
 
 pub use metrics::Metrics;
 pub use otlp::Telemetry;
-pub use prometheus_client::metrics::{counter::Counter, family::Family};
+pub use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 pub use trace::{Span, TraceContext, Tracer};

@@ -132,6 +132,12 @@ pub(super) const CASES: &[Case] = &[
     ),
     on(
         Bus,
+        "tenant overflow",
+        "tenant overflow initech ticker.> latest_only",
+        "tenant overflow initech --unset lobby",
+    ),
+    on(
+        Bus,
         "tenant issuers",
         "tenant issuers initech --add-development",
         "tenant issuers initech --remove https://nobody.example",
@@ -351,6 +357,13 @@ pub(super) const CASES: &[Case] = &[
         "bench idle",
         "bench idle --count 2 --settle 1 --pid shield=SHIELD_PID",
         "bench idle --url nowhere",
+    )
+    .loose(),
+    on(
+        Bus,
+        "bench slow",
+        "bench slow --members 10 --stalled 2 --rooms 2 --megabytes 0.1 --calm 1 --stall 1 --pid shield=SHIELD_PID",
+        "bench slow --members 10 --stalled 20",
     )
     .loose(),
     on(

@@ -48,6 +48,7 @@ class GapReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GAP_REASON_SEQUENCE: _ClassVar[GapReason]
     GAP_REASON_SLOW_READER: _ClassVar[GapReason]
     GAP_REASON_SHIELD_OVERLOADED: _ClassVar[GapReason]
+    GAP_REASON_LATEST_ONLY: _ClassVar[GapReason]
 OPCODE_UNSPECIFIED: Opcode
 OPCODE_JOIN: Opcode
 OPCODE_LEAVE: Opcode
@@ -81,6 +82,7 @@ GAP_REASON_SPINE_RECONNECTED: GapReason
 GAP_REASON_SEQUENCE: GapReason
 GAP_REASON_SLOW_READER: GapReason
 GAP_REASON_SHIELD_OVERLOADED: GapReason
+GAP_REASON_LATEST_ONLY: GapReason
 
 class Envelope(_message.Message):
     __slots__ = ("op", "room", "ref", "headers", "payload", "join", "publish", "presence_get", "presence_set", "refresh", "welcome", "joined", "left", "ack", "error", "message", "gap", "presence_state", "presence_update", "presence_leave", "presence_count", "token_expiring", "refreshed", "goaway")

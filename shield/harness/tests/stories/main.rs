@@ -18,6 +18,7 @@ mod rights;
 mod rooms;
 mod rotation;
 mod seldom;
+mod slow_readers;
 mod telemetry;
 mod tls;
 mod wscat;

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arqon_spine::manifest::Overflow;
 use arqon_telemetry::Metrics;
 use proptest::prelude::*;
 
 use super::*;
-use crate::session::OutboxLimits;
+use crate::session::{Bounds, OutboxLimits};
 
 const DELAYED: Rules = Rules {
     leave_delay: Duration::from_secs(2),
@@ -133,15 +132,16 @@ fn coverage(version: Version) -> Coverage {
 }
 
 fn outbox() -> Arc<Outbox> {
-    let limits = OutboxLimits::new(
-        1024,
-        16,
-        Overflow::CloseAndReconnect,
-        8,
-        8,
-        &Metrics::default(),
-    );
-    Arc::new(Outbox::new(SessionId::new(), Arc::new(limits)))
+    let bounds = Bounds {
+        max_bytes: 1024,
+        max_messages: 16,
+        tenant_max_bytes: 1 << 20,
+        max_unconfirmed: 8,
+        max_rooms: 8,
+    };
+    let limits = Arc::new(OutboxLimits::new(bounds, &Metrics::default()));
+    let tenant = arqon_proto::names::TenantId::parse("acme").expect("a valid name");
+    Arc::new(Outbox::new(SessionId::new(), &tenant, limits))
 }
 
 /// What a client that hears fully knows.

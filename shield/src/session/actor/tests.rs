@@ -10,7 +10,7 @@ use arqon_proto::{
     envelope::decode_server,
     v1::{self, envelope::Body},
 };
-use arqon_spine::manifest::{Manifest, SecretMode};
+use arqon_spine::manifest::{Manifest, Overflow, SecretMode};
 use arqon_telemetry::Metrics;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
@@ -433,13 +433,18 @@ async fn orders_for_a_tenant_and_for_all_reach_every_session() {
 
 #[tokio::test]
 async fn a_stalled_reader_is_given_up_and_a_slow_one_is_told() {
-    let ground = Ground::with("queue_max_messages = 16\nwrite_timeout_secs = 1").await;
+    let ground =
+        Ground::with("queue_max_messages = 16\nwrite_timeout_secs = 1\nfarewell_secs = 2").await;
     let (ctx, ground) = ground.share();
     let frame = Frame::binary(&[7; 1000]);
     let room = RoomId::parse("lobby").unwrap();
     let fill = |session: &Session<DuplexStream>| {
         let outbox = session.outbox.clone();
-        move |count: usize| (0..count).for_each(|_| outbox.push_message(&room, &frame))
+        move |count: usize| {
+            (0..count).for_each(|_| {
+                outbox.push_message(&room, Overflow::CloseAndReconnect, &frame);
+            });
+        }
     };
     let start = async |user| {
         let (server, client) = duplex(2048);
@@ -448,13 +453,15 @@ async fn a_stalled_reader_is_given_up_and_a_slow_one_is_told() {
         let fill = fill.clone()(&session);
         (tokio::spawn(session), client, fill)
     };
-    // Stalled: nothing is read, so nothing can be told.
+    // Stalled: nothing is read while its socket waits, so nothing can be told.
     let (session, client, fill_stalled) = start("alice").await;
     fill_stalled(16);
     until("some is written", || ground.metrics.bytes_out.get() > 0).await;
     fill_stalled(100);
+    until("the session is over", || ground.closed("SLOW_READER") == 1).await;
+    assert_eq!(ground.metrics.farewells.get(), 1);
     timeout(PATIENCE, session).await.unwrap().unwrap();
-    assert_eq!(ground.closed("SLOW_READER"), 1);
+    assert_eq!(ground.metrics.farewells.get(), 0);
     drop(client);
     // Slow: it reads after the overflow.
     let (session, client, fill_slow) = start("bob").await;

@@ -282,6 +282,10 @@ catalogue! {
     queue_bytes: Gauge = Gauge::default(),
     /// Sessions closed, or told of a loss, because they read too slowly.
     slow_consumers: Counter = Counter::default(),
+    /// Slow readers whose sessions are over and whose sockets wait now, so that they learn why.
+    farewells: Gauge = Gauge::default(),
+    /// Times a session's queue could not grow because too much waited for its tenant's sessions together.
+    tenant_backlog_full: Counter = Counter::default(),
     /// Requests refused because a limit was reached, by code: RATE_LIMITED, ROOM_LIMIT, PAYLOAD_TOO_LARGE and their like.
     quota_hits: Family<Code, Counter> = Family::default(),
     /// GAP declared, by reason, once for each room and event.

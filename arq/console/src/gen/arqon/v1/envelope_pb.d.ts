@@ -1208,6 +1208,13 @@ export enum GapReason {
    * @generated from enum value: GAP_REASON_SHIELD_OVERLOADED = 4;
    */
   SHIELD_OVERLOADED = 4,
+
+  /**
+   * Of this room only the latest message waits for a session; older ones gave way to it.
+   *
+   * @generated from enum value: GAP_REASON_LATEST_ONLY = 5;
+   */
+  LATEST_ONLY = 5,
 }
 
 /**
