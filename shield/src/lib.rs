@@ -10,6 +10,7 @@ pub mod app;
 pub mod auth;
 pub mod control;
 pub mod edge;
+mod pace;
 pub mod policy;
 pub mod presence;
 pub mod rooms;

@@ -210,7 +210,12 @@ impl Decoder {
             let status = head.lines().next().unwrap_or_default();
             if !status.contains(" 101 ") {
                 let body = String::from_utf8_lossy(&data[end + 4..]);
-                return Err(format!("refused: {status} {}", body.trim()));
+                let later = head
+                    .lines()
+                    .find(|line| line.to_ascii_lowercase().starts_with("retry-after:"))
+                    .map(|line| format!(", {}", line.to_ascii_lowercase()))
+                    .unwrap_or_default();
+                return Err(format!("refused: {status}{later} {}", body.trim()));
             }
             at = end + 4;
             self.stage = Stage::Opening;

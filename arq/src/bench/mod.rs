@@ -14,6 +14,7 @@ mod process;
 mod protobuf;
 mod report;
 mod slow;
+mod storm;
 mod table;
 mod target;
 mod websocket;
@@ -55,6 +56,8 @@ enum Command {
     Idle(IdleArgs),
     /// Readers that stop reading: what it costs the server, the others and themselves
     Slow(SlowArgs),
+    /// Thousands that come back at once: how they are served, and what those who stayed notice
+    Storm(StormArgs),
     /// What presence costs Brain, and what a storm of joins costs listeners
     Presence(presence::PresenceArgs),
     /// What policies cost a message, beside an HTTP hook with the same check
@@ -210,6 +213,24 @@ struct SlowArgs {
     tenant_queue_bytes: u64,
 }
 
+#[derive(Debug, Args)]
+struct StormArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Connections that are cut and come back
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    clients: u32,
+    /// Pairs that stay, and talk all the time
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    stayers: u32,
+    /// Publishes a second, over all pairs that stay
+    #[arg(long, default_value_t = 500.0)]
+    rate: f64,
+    /// Seconds for which the pairs are timed before
+    #[arg(long, default_value_t = 10.0)]
+    calm: f64,
+}
+
 /// Does what was asked.
 pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
     let record = match bench.command {
@@ -219,6 +240,7 @@ pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
         Command::Pairs(args) => pairs(&args, globals)?,
         Command::Idle(args) => idle(&args, globals)?,
         Command::Slow(args) => slow(&args, globals)?,
+        Command::Storm(args) => storm(&args, globals)?,
         Command::Presence(args) => {
             return several(|| presence::run(&args, globals), globals);
         }
@@ -492,6 +514,49 @@ fn slow(args: &SlowArgs, globals: &Globals) -> Result<Record> {
         metrics.insert("bound_mib".into(), mib(bound));
     }
     record.problems = outcome.ended;
+    measured.end(&mut record);
+    Ok(record)
+}
+
+fn storm(args: &StormArgs, globals: &Globals) -> Result<Record> {
+    let (endpoint, tokens) = args.target.prepare(globals)?;
+    let plan = storm::Plan {
+        clients: args.clients as usize,
+        stayers: args.stayers as usize,
+        rate: args.rate,
+        calm: Duration::from_secs_f64(args.calm),
+    };
+    let measured = Measured::begin();
+    let outcome = storm::run(&endpoint, &tokens, &plan, &args.target.processes)?;
+    let mut record = args.target.record("storm", &endpoint);
+    record.params.extend([
+        ("clients".into(), json!(args.clients)),
+        ("pairs_that_stay".into(), json!(args.stayers)),
+        ("rate".into(), json!(args.rate)),
+    ]);
+    let [before, during] = &outcome.stayed;
+    quantiles(&mut record, "stayed_before_", before);
+    quantiles(&mut record, "stayed_during_", during);
+    quantiles(&mut record, "handshake_", &outcome.handshake);
+    let quantile = |latency: &Histogram<u64>, q| latency.value_at_quantile(q).max(1) as f64;
+    let metrics = &mut record.metrics;
+    metrics.insert(
+        "handshake_p99_to_p50".into(),
+        quantile(&outcome.handshake, 0.99) / quantile(&outcome.handshake, 0.5),
+    );
+    metrics.insert(
+        "stayed_p99_ratio".into(),
+        quantile(during, 0.99) / quantile(before, 0.99),
+    );
+    metrics.insert("all_back_s".into(), outcome.all_back.as_secs_f64());
+    metrics.insert("told_later".into(), outcome.told_later as f64);
+    metrics.insert("stayers_lost".into(), outcome.stayers_lost as f64);
+    if !args.target.processes.is_empty() {
+        let [before, most] = outcome.rss.map(|bytes| bytes as f64 / 1048576.0);
+        metrics.insert("rss_before_mib".into(), before);
+        metrics.insert("rss_most_mib".into(), most);
+    }
+    record.problems = outcome.failed;
     measured.end(&mut record);
     Ok(record)
 }

@@ -76,6 +76,10 @@ pub struct Listen {
     pub backlog: u32,
     /// Handshakes under way at once.
     pub max_handshakes: usize,
+    /// Handshakes begun a second.
+    pub accept_rate: u32,
+    /// Of those, at once after a quiet time.
+    pub accept_burst: u32,
     /// From accept to session.
     pub handshake_timeout: Duration,
     /// HTTP request headers read before authentication.
@@ -186,6 +190,8 @@ pub struct Rooms {
     pub max_per_tenant: usize,
     /// A subscription outlives its last member by this.
     pub linger: Duration,
+    /// Joins of a tenant's sessions a second.
+    pub joins_per_sec: u32,
     /// Silence after which the last sequence number is told.
     pub beacon_after: Duration,
 }
@@ -384,6 +390,8 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         admin: admin.parse().ok()?,
         backlog: u32::try_from(from.integer("listen.backlog")).ok()?,
         max_handshakes: size(from, "listen.max_handshakes"),
+        accept_rate: u32::try_from(from.integer("listen.accept_rate")).ok()?,
+        accept_burst: u32::try_from(from.integer("listen.accept_burst")).ok()?,
         handshake_timeout: seconds(from, "listen.handshake_timeout_secs"),
         max_request_header_bytes: size(from, "listen.max_request_header_bytes"),
         allowed_origins: from.list("listen.allowed_origins"),
@@ -403,6 +411,7 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
     let rooms = Rooms {
         max_per_tenant: size(from, "rooms.max_per_tenant"),
         linger: seconds(from, "rooms.linger_secs"),
+        joins_per_sec: u32::try_from(from.integer("rooms.joins_per_sec")).ok()?,
         beacon_after: millis(from, "rooms.beacon_after_ms"),
     };
     let presence = Presence {

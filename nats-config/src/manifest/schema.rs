@@ -250,6 +250,20 @@ pub const KEYS: &[Key] = &[
         "Handshakes (TLS, HTTP, token) under way at once. Eight times as many wait in turn; past those the answer is 503 with Retry-After.",
     ),
     integer(
+        "listen.accept_rate",
+        1,
+        1_000_000,
+        "2500",
+        "Handshakes begun a second, so that clients that come back all at once leave CPU for those that are here. Who comes faster waits in turn for half of `listen.handshake_timeout_secs` at most; past that the answer is 503 with a Retry-After as long as the line.",
+    ),
+    integer(
+        "listen.accept_burst",
+        1,
+        1_000_000,
+        "1000",
+        "Of those, how many may begin at once after a quiet time.",
+    ),
+    integer(
         "listen.handshake_timeout_secs",
         1,
         60,
@@ -507,6 +521,13 @@ pub const KEYS: &[Key] = &[
         3_600,
         "5",
         "A room's subscription is kept this long after the last member left.",
+    ),
+    integer(
+        "rooms.joins_per_sec",
+        1,
+        1_000_000,
+        "5000",
+        "JOINs of one tenant a second on this node; as many may come at once. Who comes faster waits in turn for five seconds at most; past that the answer is RATE_LIMITED with a retry_after_ms as long as the line.",
     ),
     integer(
         "rooms.beacon_after_ms",

@@ -10,12 +10,13 @@ use arqon_spine::admin::{Admin, CreateTenant};
 use arqon_spine::connect::{Connection, connect_creds};
 use arqon_spine::control::ControlStore;
 use arqon_spine::server::{self, Io, Process};
-use arqon_spine::server_config::ServerParams;
+use arqon_spine::server_config::{ClusterParams, ServerParams};
 use arqon_spine::state::{Role, StateFolder};
 use tempfile::TempDir;
 
 use crate::brain::BrainParams;
 use crate::keys::{IssuerKey, issuer_key};
+use crate::proxy::Proxy;
 use crate::shield::ShieldParams;
 use crate::token::Token;
 use crate::within;
@@ -25,6 +26,8 @@ use crate::within;
 pub struct Spine {
     // First, so that it ends before its folder goes.
     process: Process,
+    /// The further servers of a cluster.
+    others: Vec<Process>,
     state: StateFolder,
     folder: TempDir,
     /// Which key each tenant's issuer has, by id.
@@ -78,25 +81,99 @@ impl Spine {
             .with_test_writer()
             .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
             .try_init();
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let state = StateFolder::create(folder.path().join("spine")).expect("fresh keys");
+        let (folder, state) = new_state();
         let binary = server::find().expect("a nats-server (scripts/setup fetches one)");
         let store = folder.path().join("nats").join("store");
         std::fs::create_dir_all(&store).expect("a folder for the server");
         let log = Io::File(folder.path().join("nats.log"));
         let process = Process::start(&binary, &state, ServerParams::single(store), log)
             .expect("nats-server starts");
+        Self::of(process, Vec::new(), state, folder, 1).await
+    }
+
+    /// As [`Spine::start`], of three servers that know each other; `url` is the first's.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn cluster() -> Self {
+        let (folder, state) = new_state();
+        let mut all: Vec<_> = (1..=3).map(|n| clustered(&folder, n)).collect();
+        ServerParams::choose_all(&mut all).expect("free ports");
+        let mut servers = all.into_iter().map(|params| start(&state, &folder, params));
+        let first = servers.next().expect("there are three");
+        let others = servers.collect();
+        Self::of(first, others, state, folder, 3).await
+    }
+
+    /// Two servers whose only way to each other leads through a proxy.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn pair_over_proxy() -> (Self, Proxy) {
+        let (folder, state) = new_state();
+        let mut first = clustered(&folder, 1);
+        first.choose_ports().expect("free ports");
+        let listen = first.cluster.as_ref().expect("it has routes").listen;
+        let proxy = Proxy::start(listen).await.expect("a proxy");
+        let mut second = clustered(&folder, 2);
+        if let Some(cluster) = &mut second.cluster {
+            cluster.routes.push(proxy.addr.to_string());
+        }
+        second.choose_ports().expect("free ports");
+        let first = start(&state, &folder, first);
+        let others = vec![start(&state, &folder, second)];
+        (Self::of(first, others, state, folder, 1).await, proxy)
+    }
+
+    async fn of(
+        process: Process,
+        others: Vec<Process>,
+        state: StateFolder,
+        folder: TempDir,
+        replicas: usize,
+    ) -> Self {
         let spine = Self {
             process,
+            others,
             state,
             folder,
             keys: Mutex::default(),
         };
         let admin = spine.admin().await;
-        within("the first pool", admin.bootstrap(1, &node("default")))
-            .await
-            .expect("buckets and a pool are made");
+        within(
+            "the first pool",
+            admin.bootstrap(replicas, &node("default")),
+        )
+        .await
+        .expect("buckets and a pool are made");
         spine
+    }
+
+    /// The address of one of the servers of a cluster, from 0 on.
+    pub fn url_of(&self, server: usize) -> String {
+        match server.checked_sub(1) {
+            None => self.process.url(),
+            Some(other) => self.others[other].url(),
+        }
+    }
+
+    /// Kills one of them.
+    pub fn kill_server(&mut self, server: usize) {
+        self.server(server).kill().expect("the server is killed");
+    }
+
+    /// Starts it again.
+    pub fn restart_server(&mut self, server: usize) {
+        self.server(server)
+            .restart()
+            .expect("the server starts again");
+    }
+
+    fn server(&mut self, server: usize) -> &mut Process {
+        match server.checked_sub(1) {
+            None => &mut self.process,
+            Some(other) => &mut self.others[other],
+        }
     }
 
     /// The server's address for NATS clients.
@@ -285,6 +362,33 @@ impl TestTenant {
     pub fn token(&self) -> Token {
         Token::new(&self.issuer, self.id.as_str(), &self.kid, self.key)
     }
+}
+
+fn new_state() -> (TempDir, StateFolder) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let state = StateFolder::create(folder.path().join("spine")).expect("fresh keys");
+    (folder, state)
+}
+
+/// The settings of a server with routes to others, none of which it knows yet.
+fn clustered(folder: &TempDir, number: usize) -> ServerParams {
+    let name = format!("n{number}");
+    let store = folder.path().join(&name).join("store");
+    std::fs::create_dir_all(&store).expect("a folder for the server");
+    let mut params = ServerParams::single(store);
+    params.name = name;
+    params.cluster = Some(ClusterParams {
+        name: "arqon".to_owned(),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        routes: Vec::new(),
+    });
+    params
+}
+
+fn start(state: &StateFolder, folder: &TempDir, params: ServerParams) -> Process {
+    let binary = server::find().expect("a nats-server (scripts/setup fetches one)");
+    let log = Io::File(folder.path().join(format!("{}.log", params.name)));
+    Process::start(&binary, state, params, log).expect("nats-server starts")
 }
 
 /// A stop signal is sent in a moment, and takes effect thread by thread.

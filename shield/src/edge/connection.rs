@@ -36,7 +36,7 @@ use tower_service::Service as _;
 use super::{
     Edge, Socket,
     health::healthz,
-    listener::{Places, refused},
+    listener::{Places, refused, turn_away},
     refusal::Refusal,
     upgrade::Offer,
 };
@@ -78,7 +78,7 @@ pub(super) async fn handshake(
     since: Instant,
     edge: &Arc<Edge>,
     router: Router,
-    places: &Places,
+    places: &Arc<Places>,
 ) {
     let until = since + edge.listen.handshake_timeout;
     let spoke = AtomicBool::new(false);
@@ -89,6 +89,17 @@ pub(super) async fn handshake(
             return None;
         }
         spoke.store(true, Ordering::Relaxed);
+        // By the first byte, so that connections that say nothing use up no turn.
+        let patience = edge.listen.handshake_timeout / 2;
+        match places.pace.take(std::time::Instant::now(), patience) {
+            Ok(wait) if wait.is_zero() => {}
+            Ok(wait) => tokio::time::sleep(wait).await,
+            Err(line) => {
+                refused(edge, ConnectionRefusal::Paced);
+                turn_away(stream, line, edge, places).await;
+                return None;
+            }
+        }
         let _place = places.running.acquire().await.ok()?;
         edge.metrics.handshakes.inc();
         let _count = scopeguard(|| {
@@ -109,8 +120,9 @@ pub(super) async fn handshake(
 }
 
 /// Tells a client for which there is no place to come back later.
-pub(super) async fn refuse(stream: TcpStream, edge: &Edge) {
-    let answer = Refusal::new(ErrorCode::Overloaded, "no place").to_http();
+pub(super) async fn refuse(stream: TcpStream, line: Duration, edge: &Edge) {
+    let refusal = Refusal::new(ErrorCode::Overloaded, "no place").in_line(line);
+    let answer = refusal.to_http();
     let _ = timeout(REFUSAL_TIMEOUT, async {
         let socket = secure(stream, edge).await?;
         say(socket, &answer).await.ok()

@@ -1,9 +1,10 @@
 //! The public listener: accepts, and gives each connection its place.
 //!
-//! `listen.max_handshakes` are under way at once; more wait in turn, since
-//! clients that come back all at once are to be served, not sent away. Past
-//! that the answer is `503` with a `Retry-After` that spreads them. Nothing
-//! that accept() can fail with ends the listener.
+//! Handshakes begin at `listen.accept_rate` and `listen.max_handshakes` are
+//! under way at once; more wait in turn, since clients that come back all at
+//! once are to be served, not sent away. Past that the answer is `503` with a
+//! `Retry-After` that says how long the line is and spreads them. Nothing that
+//! accept() can fail with ends the listener.
 
 use std::{
     io,
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use arqon_spine::manifest::Listen;
 use arqon_telemetry::labels::ConnectionRefusal;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
@@ -25,6 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Edge, connection};
+use crate::pace::Pace;
 
 /// Connections that wait in turn for each place of a handshake. With the
 /// default of 512 places a storm of over 4,000 finds room; one takes about a kilobyte.
@@ -39,6 +42,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(1);
 pub(super) struct Places {
     /// Fair: the first who waits is the first served.
     pub(super) running: Semaphore,
+    /// When the next may begin.
+    pub(super) pace: Pace,
     /// Connections running or waiting.
     present: AtomicUsize,
     refusing: AtomicUsize,
@@ -84,7 +89,7 @@ pub async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Places::new(edge.listen.max_handshakes));
+    let places = Arc::new(Places::new(&edge.listen));
     let router = connection::router(&edge);
     let mut backoff = FIRST_BACKOFF;
     loop {
@@ -137,11 +142,19 @@ fn place(
         return;
     }
     refused(&edge, ConnectionRefusal::Overloaded);
-    if let Some(presence) = Presence::below(MAX_REFUSING, places, |places| &places.refusing) {
-        tasks.spawn(async move {
-            let _presence = presence;
-            connection::refuse(stream, &edge).await;
-        });
+    let places = Arc::clone(places);
+    tasks.spawn(async move { turn_away(stream, Duration::ZERO, &edge, &places).await });
+}
+
+/// Tells a client to come back when the line is shorter, unless too many are being told so.
+pub(super) async fn turn_away(
+    stream: TcpStream,
+    line: Duration,
+    edge: &Edge,
+    places: &Arc<Places>,
+) {
+    if let Some(_told) = Presence::below(MAX_REFUSING, places, |places| &places.refusing) {
+        connection::refuse(stream, line, edge).await;
     }
 }
 
@@ -166,8 +179,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 // === impl Places ===
 
 impl Places {
-    fn new(max_handshakes: usize) -> Self {
+    fn new(listen: &Listen) -> Self {
+        let max_handshakes = listen.max_handshakes;
         Self {
+            pace: Pace::new(
+                listen.accept_rate,
+                listen.accept_burst,
+                std::time::Instant::now(),
+            ),
             running: Semaphore::new(max_handshakes.min(Semaphore::MAX_PERMITS)),
             present: AtomicUsize::new(0),
             refusing: AtomicUsize::new(0),
@@ -184,13 +203,12 @@ impl Presence {
         places: &Arc<Places>,
         count: fn(&Places) -> &AtomicUsize,
     ) -> Option<Self> {
-        // One task accepts, so nobody else adds in between.
-        (count(places).load(Ordering::Relaxed) < most).then(|| {
-            count(places).fetch_add(1, Ordering::Relaxed);
-            Self {
-                places: Arc::clone(places),
-                count,
-            }
+        let counted = count(places).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            (now < most).then_some(now + 1)
+        });
+        counted.ok().map(|_| Self {
+            places: Arc::clone(places),
+            count,
         })
     }
 }

@@ -1,6 +1,8 @@
 //! Answers to requests that do not become sessions: a status, a code and a
 //! sentence, never more than a stranger may know.
 
+use std::time::Duration;
+
 use arqon_proto::codes::ErrorCode;
 use axum::{
     body::Body,
@@ -20,6 +22,8 @@ pub(super) struct Refusal {
     /// For the log only.
     pub(super) detail: String,
     status: StatusCode,
+    /// How long the line is that the client would have to stand in.
+    line: Duration,
 }
 
 // === impl Refusal ===
@@ -34,11 +38,17 @@ impl Refusal {
             code,
             detail: detail.into(),
             status,
+            line: Duration::ZERO,
         }
     }
 
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
+        self
+    }
+
+    pub(super) fn in_line(mut self, line: Duration) -> Self {
+        self.line = line;
         self
     }
 
@@ -72,7 +82,7 @@ impl Refusal {
                 );
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, retry_after().into());
+                headers.insert(header::RETRY_AFTER, retry_after(self.line).into());
             }
             _ => {}
         }
@@ -115,7 +125,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Whole seconds, at least one.
-fn retry_after() -> u64 {
-    rand::rng().random_range(1..=RETRY_SPREAD_SECS)
+/// Whole seconds, at least one: the line, and a spread beyond it.
+fn retry_after(line: Duration) -> u64 {
+    line.as_secs() + rand::rng().random_range(1..=RETRY_SPREAD_SECS)
 }

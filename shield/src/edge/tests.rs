@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use arqon_proto::{names::TenantId, v1::TenantState};
+use arqon_proto::{codes::ErrorCode, names::TenantId, v1::TenantState};
 use arqon_spine::manifest::{Manifest, SecretMode, Tls};
 use arqon_telemetry::{
     Metrics,
@@ -519,6 +519,30 @@ async fn past_those_that_wait_the_answer_is_503_at_once() {
     answer.refused_with(503, "OVERLOADED");
     assert!(answer.headers.contains_key("retry-after"));
     assert_eq!(front.refusals(ConnectionRefusal::Overloaded), 1);
+}
+
+#[tokio::test]
+async fn who_comes_faster_than_the_rate_is_sent_away_before_anyone_looks_at_his_token() {
+    let listen = "accept_rate = 1\naccept_burst = 2\nhandshake_timeout_secs = 1";
+    let front = Front::with(listen, None, true).await;
+    // Connections that say nothing use up no turn.
+    let _silent = [front.connect().await, front.connect().await];
+    let mut looked_at = 0;
+    let answer = loop {
+        let answer = front.with_token("no.token.at-all").await;
+        if answer.status == 503 {
+            break answer;
+        }
+        looked_at += 1;
+    };
+    assert!(looked_at >= 2, "a burst of two is served at once");
+    answer.refused_with(503, "OVERLOADED");
+    let wait: u64 = answer.headers["retry-after"].parse().unwrap();
+    assert!((1..=6).contains(&wait), "{wait}");
+    assert_eq!(front.refusals(ConnectionRefusal::Paced), 1);
+    let malformed = Code(ErrorCode::TokenMalformed.name());
+    let judged = front.metrics.auth_failures.get_or_create(&malformed).get();
+    assert_eq!(judged, looked_at);
 }
 
 #[tokio::test]

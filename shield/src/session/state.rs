@@ -183,6 +183,15 @@ pub(super) enum Unpublished {
     Limited(Duration),
 }
 
+/// Why a room is not joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unjoined {
+    /// For this code.
+    Code(ErrorCode),
+    /// The tenant joins too fast; it may be tried again after this.
+    Limited(Duration),
+}
+
 /// A REFRESH to verify.
 #[derive(PartialEq, Eq)]
 pub(super) struct RefreshRequest {
@@ -292,7 +301,7 @@ impl State {
     pub(super) fn on_joined(
         &mut self,
         request: JoinRequest,
-        result: Result<(), ErrorCode>,
+        result: Result<(), Unjoined>,
     ) -> Actions {
         let JoinRequest {
             room,
@@ -301,8 +310,12 @@ impl State {
             meta,
             ..
         } = request;
-        if let Err(code) = result {
-            return refuse(code, room.as_str(), reference).into();
+        match result {
+            Ok(()) => {}
+            Err(Unjoined::Code(code)) => return refuse(code, room.as_str(), reference).into(),
+            Err(Unjoined::Limited(wait)) => {
+                return Action::Refuse(Refusal::limited(wait, &room, reference)).into();
+            }
         }
         let mut actions = Actions::default();
         if presence != PresenceMode::None {
@@ -340,12 +353,9 @@ impl State {
                 ..Refusal::new(code, room.to_string(), reference)
             })
             .into(),
-            Err(Unpublished::Limited(wait)) => Action::Refuse(Refusal {
-                // Rounded up: who comes back then must find it over.
-                retry_after_ms: u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX),
-                ..Refusal::new(ErrorCode::RateLimited, room.to_string(), reference)
-            })
-            .into(),
+            Err(Unpublished::Limited(wait)) => {
+                Action::Refuse(Refusal::limited(wait, room, reference)).into()
+            }
         }
     }
 
@@ -641,9 +651,30 @@ impl Unpublished {
     }
 }
 
+// === impl Unjoined ===
+
+impl Unjoined {
+    /// The code that the client is told.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Code(code) => code.name(),
+            Self::Limited(_) => ErrorCode::RateLimited.name(),
+        }
+    }
+}
+
 // === impl Refusal ===
 
 impl Refusal {
+    /// Over a rate, and welcome again after this.
+    fn limited(wait: Duration, room: &RoomId, reference: u64) -> Self {
+        Self {
+            // Rounded up: who comes back then must find it over.
+            retry_after_ms: u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX),
+            ..Self::new(ErrorCode::RateLimited, room.to_string(), reference)
+        }
+    }
+
     pub(super) fn new(code: ErrorCode, room: String, reference: u64) -> Self {
         Self {
             code,

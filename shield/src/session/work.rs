@@ -26,7 +26,7 @@ use super::{
     frame::Frame,
     gate::Gate,
     outbox::Outbox,
-    state::{JoinRequest, PublishRequest, RefreshRequest, Unpublished},
+    state::{JoinRequest, PublishRequest, RefreshRequest, Unjoined, Unpublished},
 };
 use crate::{
     auth::{Identity, Verifier},
@@ -41,7 +41,7 @@ pub(super) type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 pub(super) enum Outcome {
     Joined {
         request: JoinRequest,
-        result: Result<(), ErrorCode>,
+        result: Result<(), Unjoined>,
         link: Option<Arc<TenantLink>>,
         /// The join's span, for what follows from it.
         cause: Option<TraceContext>,
@@ -92,18 +92,10 @@ pub(super) fn join(
         let cause = span.context();
         let link = way.link(cause);
         let result = match &link {
-            Ok(link) => {
-                let spine = span.child("shield.spine", Kind::Client);
-                let result = link.join_announced(&request.room, member, joined).await;
-                spine.end(result.map_err(ErrorCode::name), |found| {
-                    found.text("messaging.system", "nats");
-                    found.text("messaging.operation.name", "subscribe");
-                });
-                result
-            }
-            Err(code) => Err(*code),
+            Ok(link) => enter(link, &request.room, member, joined, &span).await,
+            Err(code) => Err(Unjoined::Code(*code)),
         };
-        span.end(result.map_err(ErrorCode::name), |found| {
+        span.end(result.map_err(Unjoined::name), |found| {
             describe(found, &tenant, &request.room);
             found.text("messaging.operation.name", "subscribe");
         });
@@ -114,6 +106,23 @@ pub(super) fn join(
             cause,
         }
     })
+}
+
+async fn enter(
+    link: &TenantLink,
+    room: &RoomId,
+    member: Member,
+    joined: Frame,
+    span: &Span,
+) -> Result<(), Unjoined> {
+    link.turn_to_join().await.map_err(Unjoined::Limited)?;
+    let spine = span.child("shield.spine", Kind::Client);
+    let result = link.join_announced(room, member, joined).await;
+    spine.end(result.map_err(ErrorCode::name), |found| {
+        found.text("messaging.system", "nats");
+        found.text("messaging.operation.name", "subscribe");
+    });
+    result.map_err(Unjoined::Code)
 }
 
 /// What every span of a room says.

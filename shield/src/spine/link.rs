@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     control::Tenant,
+    pace::Pace,
     presence::{self, TenantPresence},
     rooms::{Entered, Limit, Member, OverflowRules, Rooms},
     session::Frame,
@@ -39,6 +40,9 @@ use crate::{
 /// Of the subscriptions the template allows on one connection, these are kept
 /// free for our own: the server refuses beyond without a word to anyone.
 const OWN_SUBSCRIPTIONS: usize = 16;
+
+/// Who would stand in line for longer is told to come back.
+const LINE: Duration = Duration::from_secs(5);
 
 /// A join may have to wait out a rotation, and then for its subscription.
 const JOIN_PATIENCE: u32 = 3;
@@ -60,6 +64,7 @@ pub(super) struct Shared {
     pub(super) openings: Arc<Semaphore>,
     pub(super) counters: Arc<Counters>,
     pub(super) rooms: Rooms,
+    joins: Pace,
     pub(super) publisher: Publisher,
     pub(super) presence: Arc<TenantPresence>,
     pub(super) state: watch::Sender<LinkState>,
@@ -120,6 +125,7 @@ impl TenantLink {
                 tenant.id.clone(),
                 OverflowRules::of(&tenant.record, params.overflow),
             ),
+            joins: Pace::new(params.joins_per_sec, params.joins_per_sec, Instant::now()),
             publisher: Publisher::new(
                 tenant.id.clone(),
                 params.max_message_bytes,
@@ -149,6 +155,16 @@ impl TenantLink {
     /// The tenant.
     pub fn tenant(&self) -> &TenantId {
         &self.shared.tenant
+    }
+
+    /// Waits for this session's turn among the joins of the tenant; how long the
+    /// line is, if it is too long.
+    pub async fn turn_to_join(&self) -> Result<(), Duration> {
+        match self.shared.joins.take(Instant::now(), LINE)? {
+            Duration::ZERO => {}
+            wait => tokio::time::sleep(wait).await,
+        }
+        Ok(())
     }
 
     /// Enters a room. Ok only after a server round trip that followed the

@@ -38,6 +38,8 @@ pub struct SpineParams {
     pub overflow: Overflow,
     /// Rooms of one tenant.
     pub max_rooms: usize,
+    /// Joins of one tenant a second.
+    pub joins_per_sec: u32,
     /// A subscription outlives its last member by so much.
     pub linger: Duration,
     /// Silence after which a room's beacon is sent.
@@ -68,6 +70,7 @@ impl SpineParams {
             pump_capacity: spine.pump_capacity,
             overflow: manifest.session.overflow,
             max_rooms: rooms.max_per_tenant,
+            joins_per_sec: rooms.joins_per_sec,
             linger: rooms.linger,
             beacon_after: rooms.beacon_after,
             max_message_bytes,

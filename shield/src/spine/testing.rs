@@ -143,6 +143,7 @@ impl Spine {
             pump_capacity: 65_536,
             overflow: arqon_spine::manifest::Overflow::CloseAndReconnect,
             max_rooms: 10_000,
+            joins_per_sec: 1_000_000,
             linger: Duration::from_secs(2),
             beacon_after: Duration::from_secs(5),
             max_message_bytes: accounts::account_payload(65_536).try_into().unwrap(),

@@ -188,6 +188,8 @@ label! {
     ConnectionRefusal("reason") {
         /// Too many handshakes were under way.
         Overloaded = "overloaded",
+        /// Its turn at `listen.accept_rate` would have come too late.
+        Paced = "paced",
         /// The handshake took too long.
         TimedOut = "timed_out",
         /// It never said a byte: a scanner, or a browser that connects ahead of need.

@@ -368,6 +368,13 @@ pub(super) const CASES: &[Case] = &[
     .loose(),
     on(
         Bus,
+        "bench storm",
+        "bench storm --clients 20 --stayers 2 --rate 20 --calm 1 --pid shield=SHIELD_PID",
+        "bench storm --clients 0",
+    )
+    .loose(),
+    on(
+        Bus,
         "bench presence",
         "bench presence --members 10 --in-room 5 --large-room 5 --storm 0",
         "bench presence --members none",

@@ -17,10 +17,10 @@ use prost::Message as _;
 use tokio::task::JoinHandle;
 
 /// How acknowledged publishes ended: by ref, the twist id or the code's name.
-type Outcomes = BTreeMap<u64, Result<String, String>>;
+pub(crate) type Outcomes = BTreeMap<u64, Result<String, String>>;
 
 /// Reads until each of these refs is answered.
-async fn outcomes(client: &mut Client, refs: &[u64]) -> Outcomes {
+pub(crate) async fn outcomes(client: &mut Client, refs: &[u64]) -> Outcomes {
     let mut outcomes = Outcomes::new();
     while outcomes.len() < refs.len() {
         let frame = client.next().await;
@@ -37,7 +37,7 @@ async fn outcomes(client: &mut Client, refs: &[u64]) -> Outcomes {
 }
 
 /// Publishes until one is acknowledged: the Spine is back.
-async fn until_acknowledged(client: &mut Client, room: &str) {
+pub(crate) async fn until_acknowledged(client: &mut Client, room: &str) {
     eventually!({
         let reference = client.publish_with(room, "are you there", &[]).await;
         outcomes(client, &[reference]).await[&reference].is_ok()

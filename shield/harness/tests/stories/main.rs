@@ -5,6 +5,7 @@
 
 mod auth;
 mod bad_input;
+mod cluster;
 mod edge;
 mod endings;
 mod environment;
@@ -19,6 +20,7 @@ mod rooms;
 mod rotation;
 mod seldom;
 mod slow_readers;
+mod storms;
 mod telemetry;
 mod tls;
 mod wscat;

@@ -428,7 +428,7 @@ fn a_refused_join_leaves_no_trace() {
     let Some(Action::Join(request)) = list(state.on_envelope(asked, now())).pop() else {
         panic!("no JOIN");
     };
-    let actions = state.on_joined(request, Err(ErrorCode::SpineUnavailable));
+    let actions = state.on_joined(request, Err(Unjoined::Code(ErrorCode::SpineUnavailable)));
     assert_eq!(refused(actions), Some((ErrorCode::SpineUnavailable, 4)));
     assert!(state.rooms().is_empty());
 }
