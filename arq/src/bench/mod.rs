@@ -463,9 +463,10 @@ fn slow(args: &SlowArgs, globals: &Globals) -> Result<Record> {
     let (endpoint, tokens) = args.target.prepare(globals)?;
     if args.stalled > args.members || args.rooms > args.members {
         return Err(Failure::usage(format!(
-            "of {} members no more can stall, and there are no more rooms",
-            args.members
-        )));
+            "{} members cannot be {} that stall in {} rooms",
+            args.members, args.stalled, args.rooms
+        ))
+        .hint("raise --members, or lower --stalled or --rooms"));
     }
     let plan = slow::Plan {
         members: args.members as usize,
