@@ -42,6 +42,7 @@ use tokio::{
 use super::{
     arrival::Arrival,
     context::SessionContext,
+    ending::{End, Ending, LINGER},
     farewell::Farewell,
     frame::Frame,
     gate::Gate,
@@ -61,9 +62,6 @@ use crate::{auth::Identity, presence::Entrant, spine::TenantLink};
 const READS_PER_POLL: usize = 32;
 /// Batches written in a row before the client is read again.
 const BATCHES_PER_POLL: usize = 8;
-/// How long a closed session waits for the client to take the close frame and
-/// end its side. Two round trips of a bad mobile line.
-const LINGER: Duration = Duration::from_secs(2);
 /// A session is told to be active at most this often.
 const ACTIVE_EVERY: Duration = Duration::from_secs(15);
 /// Pause after which unconfirmed publishes are counted again. Their answers
@@ -98,32 +96,12 @@ pub struct Session<S> {
     meter: Arc<TenantMeter>,
     /// The session's own span, for its log lines.
     trace: Option<Box<TraceContext>>,
-    phase: Phase,
+    /// Once it ends for everyone but the socket.
+    ending: Option<Ending>,
     /// A slow reader waits to learn why it is closed.
     farewell: Option<Farewell>,
     registration: Option<Registration>,
     ctx: Arc<SessionContext>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// The close frame and the end of the stream are on their way.
-    Closing(Wait),
-    /// Both are sent.
-    Closed(Wait),
-}
-
-/// What a closed session waits for, `LINGER` long at most. A socket closed with
-/// unread bytes would be reset, and the client might lose the close frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    /// Nothing: the client has closed.
-    Nothing,
-    /// The client's close frame.
-    Answer,
-    /// The end of a stream that makes no sense any more.
-    End,
 }
 
 /// What actions follow from.
@@ -133,19 +111,6 @@ enum Cause {
     Frame,
     /// A request that took time and has told its own fate, with its span where it is sampled.
     Request(Option<TraceContext>),
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// By the platform.
-    Code(CloseCode),
-    /// By the client, with its code.
-    Client(Option<u16>),
-    /// The client broke the framing: RFC 6455's code.
-    Illegal(u16),
-    /// The connection is gone.
-    Lost,
 }
 
 // === impl Session ===
@@ -194,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             batch_sent_us: 0,
             meter,
             trace: None,
-            phase: Phase::Open,
+            ending: None,
             farewell: None,
             registration: None,
             ctx,
@@ -273,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             };
             let actions = match inbound {
                 Inbound::Binary(bytes) => self.on_binary(bytes),
-                Inbound::Text => self.state.on_text(now()),
+                Inbound::Text(_) => self.state.on_text(now()),
                 Inbound::Control => continue,
                 Inbound::Close(code) => return Poll::Ready(End::Client(code)),
                 Inbound::Illegal(code) => return Poll::Ready(End::Illegal(code)),
@@ -652,26 +617,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             (End::Illegal(_), _) => "protocol",
             (End::Lost, _) => "connection_lost",
         });
-        self.wire.keep_begun(&mut self.batch);
-        let close = match end {
-            End::Code(code) => Frame::close(code.number(), code.name()),
-            End::Client(code) => Frame::close_reply(code),
-            End::Illegal(code) => Frame::close(code, ""),
-            End::Lost => return Poll::Ready(()),
-        };
-        self.wire.push_close(&close);
-        self.phase = Phase::Closing(match end {
-            End::Client(_) => Wait::Nothing,
-            End::Code(_) => Wait::Answer,
-            _ => Wait::End,
-        });
         if end == End::Code(CloseCode::SlowReader) {
             let waiting = &self.ctx.metrics.farewells;
             let farewells = self.ctx.sessions.farewells();
             self.farewell = farewells.begin(self.ctx.farewell, waiting);
         }
         self.timer.as_mut().reset((Instant::now() + LINGER).into());
-        Poll::Pending
+        self.ending = Ending::begin(end, &mut self.wire, &mut self.batch);
+        match self.ending {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(()),
+        }
     }
 
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -682,41 +638,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if over.is_ready() {
             return Poll::Ready(());
         }
-        let wire = &mut self.wire;
-        if let Phase::Closing(wait) = self.phase {
-            let sent = match wire.poll_write(cx, &mut self.batch, &mut self.written) {
-                Poll::Ready(Ok(())) => wire.poll_shutdown(cx),
-                other => other,
-            };
-            match sent {
-                Poll::Ready(Ok(())) => {
-                    self.phase = Phase::Closed(wait);
-                    if self.farewell.take().is_some() {
-                        // Told: what is left to wait for is the answer.
-                        self.timer.as_mut().reset((Instant::now() + LINGER).into());
-                        cx.waker().wake_by_ref();
-                    }
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => {}
-            }
-        }
-        // Also before all is sent: a client may write all it has before it reads.
-        let (Phase::Closing(wait) | Phase::Closed(wait)) = self.phase else {
-            return Poll::Pending;
+        let Some(ending) = &mut self.ending else {
+            return Poll::Ready(());
         };
-        match wait {
-            Wait::Nothing => {}
-            Wait::Answer => ready!(wire.poll_close_answer(cx)),
-            Wait::End => ready!(wire.poll_discard(cx)),
+        let told = ending.is_sent();
+        let over = ending.poll(&mut self.wire, cx, &mut self.batch, &mut self.written);
+        if !told && ending.is_sent() && self.farewell.take().is_some() {
+            // Told: what is left to wait for is the answer.
+            self.timer.as_mut().reset((Instant::now() + LINGER).into());
+            cx.waker().wake_by_ref();
         }
-        match self.phase {
-            Phase::Closed(_) => Poll::Ready(()),
-            _ => {
-                self.phase = Phase::Closing(Wait::Nothing);
-                Poll::Pending
-            }
-        }
+        over
     }
 }
 
@@ -761,7 +693,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Future for Session<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if this.phase == Phase::Open {
+        if this.ending.is_none() {
             let Poll::Ready(end) = this.poll_open(cx) else {
                 return Poll::Pending;
             };

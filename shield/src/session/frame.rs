@@ -10,6 +10,8 @@ use arqon_proto::v1;
 use bytes::BufMut;
 use prost::Message;
 
+/// FIN and opcode 1.
+const TEXT: u8 = 0x81;
 /// FIN and opcode 2.
 const BINARY: u8 = 0x82;
 /// FIN and opcode 8.
@@ -52,6 +54,14 @@ impl Frame {
         let mut bytes = begin(sent_us, payload.len());
         put_header(&mut bytes, BINARY, payload.len());
         bytes.extend_from_slice(payload);
+        Self(bytes.into())
+    }
+
+    /// A text frame that carries these bytes, which are UTF-8.
+    pub fn text(text: &[u8]) -> Self {
+        let mut bytes = begin(0, text.len());
+        put_header(&mut bytes, TEXT, text.len());
+        bytes.extend_from_slice(text);
         Self(bytes.into())
     }
 

@@ -8,6 +8,8 @@
 mod actor;
 mod arrival;
 mod context;
+mod echo;
+mod ending;
 mod farewell;
 mod frame;
 mod gate;
@@ -28,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use actor::Session;
 pub use arrival::Arrival;
 pub use context::SessionContext;
+pub use echo::Echo;
 pub use frame::Frame;
 pub use outbox::{Bounds, Outbox, OutboxLimits};
 pub use registry::{Registration, Sessions};

@@ -57,7 +57,7 @@ pub(super) enum Inbound {
     /// A whole binary message.
     Binary(Bytes),
     /// A whole text message.
-    Text,
+    Text(Bytes),
     /// A ping (answered already) or a pong.
     Control,
     /// It closes, with this code.
@@ -122,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         };
         Poll::Ready(match message {
             Ok(Message::Binary(bytes)) => Inbound::Binary(bytes),
-            Ok(Message::Text(_)) => Inbound::Text,
+            Ok(Message::Text(text)) => Inbound::Text(text.into()),
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Inbound::Control,
             Ok(Message::Close(frame)) => Inbound::Close(frame.map(|frame| frame.code.into())),
             Err(tungstenite::Error::Capacity(_)) => Inbound::Illegal(CLOSE_TOO_BIG),
@@ -203,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn poll_close_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match ready!(self.poll_read(cx)) {
-                Inbound::Binary(_) | Inbound::Text | Inbound::Control => {}
+                Inbound::Binary(_) | Inbound::Text(_) | Inbound::Control => {}
                 Inbound::Close(_) | Inbound::Illegal(_) | Inbound::Lost => return Poll::Ready(()),
             }
         }

@@ -218,7 +218,6 @@ impl Entry {
     }
 
     /// A frame that never was in an outbox.
-    #[cfg(test)]
     pub(in crate::session) fn control(frame: Frame) -> Self {
         Self {
             frame,
