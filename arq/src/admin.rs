@@ -72,12 +72,13 @@ pub(crate) fn audit(spine_folder: &Path, mut entry: serde_json::Map<String, Valu
     let who =
         std::env::var("USER").unwrap_or_else(|_| rustix::process::getuid().as_raw().to_string());
     entry.insert("by".to_owned(), who.into());
-    let line = serde_json::to_string(&entry)?;
+    // In one call: who is killed between two would spoil the next line too.
+    let line = serde_json::to_string(&entry)? + "\n";
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(&file)
-        .and_then(|mut log| writeln!(log, "{line}"))
+        .and_then(|mut log| log.write_all(line.as_bytes()))
         .doing(format!("cannot write {}", file.display()))
 }

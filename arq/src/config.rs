@@ -116,7 +116,7 @@ fn init(
     {
         std::fs::create_dir_all(folder).doing(format!("cannot make {}", folder.display()))?;
     }
-    std::fs::write(&file, text).doing(format!("cannot write {}", file.display()))?;
+    crate::context::write(&file, text.as_bytes())?;
     if globals.output.json {
         return globals.output.object(&json!({"file": file}));
     }

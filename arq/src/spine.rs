@@ -137,7 +137,7 @@ fn config(args: ConfigArgs, globals: &Globals) -> Result {
     match args.out {
         None => globals.output.line(text.trim_end()),
         Some(file) => {
-            std::fs::write(&file, text).doing(format!("cannot write {}", file.display()))?;
+            crate::context::write(&file, text.as_bytes())?;
             globals.output.note(format!(
                 "wrote {}; start it with `nats-server -c {0}`",
                 file.display()

@@ -4,7 +4,6 @@
 //! each time, a short life, and no right beyond the fleet key's template.
 
 use std::fmt;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +11,7 @@ use arqon_proto::names::TenantId;
 use nkeys::{KeyPair, KeyPairType};
 
 use crate::claims::{self, ClaimsError, User, UserClaims};
-use crate::sys;
+use crate::files;
 
 /// A pool's signing key: mints users for every tenant whose account lists it.
 #[derive(Clone)]
@@ -146,7 +145,7 @@ pub fn write_creds(path: &Path, user: &MintedUser) -> Result<(), CredentialsErro
         path: path.to_owned(),
         wanted: "a user with a seed",
     })?;
-    write_private(path, text.as_bytes()).map_err(write)
+    files::write_private(path, text.as_bytes()).map_err(write)
 }
 
 /// Reads a user from a `.creds` file.
@@ -178,20 +177,6 @@ pub fn read_creds(path: &Path) -> Result<MintedUser, CredentialsError> {
             .expires_at
             .map(|at| UNIX_EPOCH + Duration::from_secs(at)),
     })
-}
-
-/// Writes `bytes` to `path` with mode 0600, whole or not at all.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let mut file = sys::create_private_file(&temporary)?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .inspect_err(|_| {
-            let _ = std::fs::remove_file(&temporary);
-        })
 }
 
 /// The one line between `-----BEGIN name-----` and the closing dashes.

@@ -15,6 +15,7 @@ pub mod claims;
 pub mod connect;
 pub mod control;
 pub mod credentials;
+pub mod files;
 pub mod manifest;
 pub mod ports;
 pub mod ready;

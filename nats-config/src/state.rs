@@ -30,8 +30,8 @@ use nkeys::{KeyPair, KeyPairType};
 
 use crate::accounts::{self, ControlKeys, TenantKeys};
 use crate::claims::{AccountClaims, ClaimsError, Operator, OperatorClaims, OperatorKind, VERSION};
-use crate::credentials::{CredentialsError, MintedUser, mint_user, write_creds, write_private};
-use crate::sys;
+use crate::credentials::{CredentialsError, MintedUser, mint_user, write_creds};
+use crate::{files, sys};
 
 /// An account the platform itself needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,7 +317,7 @@ fn read_file(path: &Path) -> Result<String, StateError> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
-    write_private(path, bytes).map_err(|source| StateError::Io {
+    files::write_private(path, bytes).map_err(|source| StateError::Io {
         action: "write",
         path: path.to_owned(),
         source,

@@ -63,6 +63,18 @@ pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
     File::create(path)
 }
 
+/// Has the names in a folder reach the disk.
+#[cfg(unix)]
+pub(crate) fn flush_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A folder cannot be opened there.
+#[cfg(not(unix))]
+pub(crate) fn flush_folder(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 /// The permissions of a file or folder, if they let others in.
 #[cfg(unix)]
 pub(crate) fn open_to_others(metadata: &Metadata) -> Option<u32> {

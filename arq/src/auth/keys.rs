@@ -8,7 +8,7 @@ use aws_lc_rs::signature::KeyPair as _;
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey};
 
-use crate::context::{Context, create_folder, write_private};
+use crate::context::{Context, create_folder, write, write_private};
 use crate::failure::{Doing, Failure, Result};
 use crate::output::Output;
 
@@ -67,11 +67,8 @@ impl DevelopmentKey {
 
     /// Puts the public half beside the key, for whoever configures a tenant by hand.
     pub(super) fn write_public(&self, context: &Context) -> Result {
-        std::fs::write(
-            context.dev_folder().join("token-key.pub.pem"),
-            &self.public_pem,
-        )
-        .doing("cannot write the public key")
+        let file = context.dev_folder().join("token-key.pub.pem");
+        write(&file, self.public_pem.as_bytes())
     }
 
     /// Reads a private key from a PEM file (PKCS#8 or PKCS#1).

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use arqon_proto::v1::{PemKey, TenantRecord, issuer::Keys};
 use arqon_spine::admin::Admin;
+use arqon_spine::files;
 use clap::Subcommand;
 use serde_json::json;
 
@@ -124,11 +125,15 @@ fn rotate(globals: &Globals) -> Result {
         Vec::new()
     };
     let moved = |from: &PathBuf, to: &PathBuf| {
-        std::fs::rename(from, to).doing(format!("cannot move {}", from.display()))
+        std::fs::rename(from, to)
+            .and_then(|()| files::settle(to))
+            .doing(format!("cannot move {}", from.display()))
     };
     // A link, so that at no time there is no key that signs.
     if !kept {
-        std::fs::hard_link(&file, &old_file).doing(format!("cannot keep {}", file.display()))?;
+        std::fs::hard_link(&file, &old_file)
+            .and_then(|()| files::settle(&old_file))
+            .doing(format!("cannot keep {}", file.display()))?;
     }
     moved(&next_file, &file)?;
     next.write_public(&context)?;

@@ -6,6 +6,7 @@ mod registry;
 
 use std::path::{Path, PathBuf};
 
+use arqon_spine::files;
 pub(crate) use command::{ContextArgs, run};
 use registry::Registry;
 
@@ -181,7 +182,7 @@ impl Context {
         );
         let file = self.folder.join(FILE);
         create_folder(&self.folder)?;
-        std::fs::write(&file, text).doing(format!("cannot write {}", file.display()))
+        write(&file, text.as_bytes())
     }
 
     /// The state folder of the Spine: operator, accounts, keys.
@@ -304,25 +305,12 @@ pub(crate) fn create_folder(folder: &Path) -> Result {
 
 /// Writes a file that only its owner may read, whole or not at all.
 pub(crate) fn write_private(file: &Path, content: &[u8]) -> Result {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let name = file
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("file");
-    let temporary = file.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut open| open.write_all(content).and_then(|()| open.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, file));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written.doing(format!("cannot write {}", file.display()))
+    files::write_private(file, content).doing(format!("cannot write {}", file.display()))
+}
+
+/// Writes a file that is no secret, whole or not at all.
+pub(crate) fn write(file: &Path, content: &[u8]) -> Result {
+    files::write(file, content).doing(format!("cannot write {}", file.display()))
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub(super) fn run(args: &Build, globals: &Globals) -> Result {
         ))
         .hint("-o FILE names another"));
     }
-    std::fs::write(&out, &component.bytes).doing(format!("cannot write {}", out.display()))?;
+    crate::context::write(&out, &component.bytes)?;
     if output.json {
         let mut object = shape_json(&component, &shape);
         object["file"] = json!(out);

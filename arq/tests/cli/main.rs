@@ -7,6 +7,8 @@
 
 mod common;
 mod context;
+mod crash_files;
+mod crash_records;
 mod dev;
 mod every_command;
 mod help;

@@ -135,7 +135,7 @@ impl Process {
     pub fn restart(&mut self) -> Result<(), ProcessError> {
         self.kill()?;
         let text = render(&self.state, &self.params)?;
-        std::fs::write(&self.config, text).map_err(|source| ProcessError::Io {
+        crate::files::write(&self.config, text.as_bytes()).map_err(|source| ProcessError::Io {
             action: "write",
             path: self.config.clone(),
             source,
