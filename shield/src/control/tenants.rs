@@ -121,10 +121,7 @@ impl Tenants {
     }
 
     /// Replaces the snapshot by one read to the end.
-    pub(crate) fn replace(
-        &self,
-        records: HashMap<TenantId, v1::TenantRecord>,
-    ) -> Vec<TenantChange> {
+    pub fn replace(&self, records: HashMap<TenantId, v1::TenantRecord>) -> Vec<TenantChange> {
         let before: HashSet<TenantId> = self.read().keys().cloned().collect();
         let gone = before.iter().filter(|id| !records.contains_key(*id));
         let mut changes: Vec<_> = gone.filter_map(|id| self.delete(id)).collect();

@@ -620,11 +620,9 @@ fn parent_of(headers: &BTreeMap<String, String>) -> Option<TraceContext> {
 fn stamp(headers: &mut BTreeMap<String, String>, wall: OffsetDateTime) -> TwistId {
     let offered = headers.get(headers::X_TWIST_ID);
     let twist = offered.and_then(|text| TwistId::parse(text).ok());
-    let twist = twist.unwrap_or_else(|| {
-        let twist = TwistId::new();
-        headers.insert(headers::X_TWIST_ID.to_owned(), twist.to_string());
-        twist
-    });
+    let twist = twist.unwrap_or_else(TwistId::new);
+    // A client's too: it may be in upper case, and ACK tells it in lower.
+    headers.insert(headers::X_TWIST_ID.to_owned(), twist.to_string());
     headers.insert(headers::X_TIMESTAMP.to_owned(), headers::timestamp(wall));
     twist
 }

@@ -344,6 +344,18 @@ fn malformed_ids_are_replaced_and_malformed_traces_dropped() {
 }
 
 #[test]
+fn an_id_in_upper_case_is_told_as_ack_tells_it() {
+    let mut state = state(identity());
+    join(&mut state, "lobby");
+    let mut asked = envelope::publish("lobby", 7, Bytes::new(), true);
+    let id = "018F3F5E-7B1A-7C3D-8E4F-0123456789AB";
+    asked.headers = BTreeMap::from([(X_TWIST_ID.to_owned(), id.to_owned())]);
+    let (request, message) = published(state.on_envelope(asked, now()));
+    assert_eq!(message.headers[X_TWIST_ID], id.to_lowercase());
+    assert_eq!(message.headers[X_TWIST_ID], request.twist.to_string());
+}
+
+#[test]
 fn roles_and_grants_decide_who_publishes() {
     let with = |role, rooms| {
         let mut state = state(Identity {

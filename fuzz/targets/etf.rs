@@ -1,0 +1,4 @@
+#![no_main]
+//! libFuzzer on one property.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| arqon_fuzz::etf(data));
