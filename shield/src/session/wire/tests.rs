@@ -166,7 +166,7 @@ async fn text_is_told_apart_and_must_be_utf8() {
     let text = client_frame(0x81, "grüße".as_bytes());
     assert_eq!(
         inbound(&text).await,
-        [Inbound::Text(Bytes::from("hé")), Inbound::Lost]
+        [Inbound::Text(Bytes::from("grüße")), Inbound::Lost]
     );
     let broken = client_frame(0x81, &[0xff]);
     assert_eq!(inbound(&broken).await, [Inbound::Illegal(CLOSE_NOT_UTF8)]);
