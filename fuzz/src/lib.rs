@@ -18,8 +18,11 @@ pub use names::names;
 pub use token::token;
 pub use verdict::verdict;
 
+/// Takes an input, and panics where something does not hold.
+pub type Property = fn(&[u8]);
+
 /// Every property by the name of its target and of its folder in `corpus/`.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, Property); 6] = [
     ("envelope", envelope),
     ("names", names),
     ("token", token),
