@@ -9,9 +9,11 @@
 //! and whoever pushes reads the record again afterwards and pushes anew if it
 //! moved: the last one to push always pushed the newest record.
 
+mod census;
 mod policies;
 mod pools;
 mod push;
+mod revocations;
 mod servers;
 
 use std::collections::{BTreeSet, HashMap};
@@ -29,12 +31,14 @@ use crate::control::{BoxError, ControlError, ControlStore};
 use crate::credentials::{CredentialsError, MintedUser, mint_user};
 use crate::state::{FixedAccount, Role, StateError, StateFolder};
 
+pub use census::{Answer, Census, ShieldSessions};
 pub use policies::{
     BindPolicy, Expected, INLINE_CONFIG_BYTES, MAX_HISTORY, MAX_VERSIONS, Policies, PolicyChange,
     PolicyError, PushedVersion, RecordError, ShieldOutcome, ShieldReport, ShieldReports,
     ShieldState, WaitFor,
 };
 pub use pools::RotateStep;
+pub use revocations::{RevokeTokens, Revoked};
 pub use servers::ServerStatus;
 
 /// Life of the two users of one [`Admin`]: longer than any command runs.

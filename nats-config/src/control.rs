@@ -9,6 +9,8 @@
 mod policies;
 mod pulse;
 mod records;
+mod revocations;
+mod sessions;
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,7 @@ use arqon_proto::v1;
 pub use policies::{MAX_OBJECT_BYTES, PolicyKey, PolicyRecordEvent, PolicyRecords, PolicyScope};
 pub use pulse::Pulse;
 pub use records::{PoolEvent, Record, RecordEvent, RecordStream, TenantEvent};
+pub use revocations::{RevocationEvent, RevocationKey, RevocationRecords, TokenDigest};
 
 use crate::connect::{Closed, Connection};
 use crate::subjects;
@@ -51,6 +54,7 @@ pub struct ControlStore {
     tenants: Bucket<v1::TenantRecord>,
     pools: Bucket<v1::PoolRecord>,
     policies: Bucket<v1::PolicyEntry>,
+    revocations: Bucket<v1::Revocation>,
     context: jetstream::Context,
     objects: policies::Objects,
 }
@@ -165,6 +169,7 @@ impl ControlStore {
             tenants: Bucket::new(context.clone(), connection.closed.clone()),
             pools: Bucket::new(context.clone(), connection.closed.clone()),
             policies: Bucket::new(context.clone(), connection.closed.clone()),
+            revocations: Bucket::new(context.clone(), connection.closed.clone()),
             context,
             objects: policies::Objects::default(),
             closed: connection.closed.clone(),
@@ -182,9 +187,23 @@ impl ControlStore {
                 bucket: bucket.to_owned(),
                 history: 1,
                 num_replicas: replicas,
+                limit_markers: revocations::markers(bucket),
                 ..Default::default()
             };
-            persist(bucket, || context.create_key_value(config.clone())).await?;
+            persist(bucket, || async {
+                match context.create_key_value(config.clone()).await {
+                    Ok(_) => Ok(()),
+                    // One of an older version has another configuration.
+                    Err(_)
+                        if bucket == subjects::BUCKET_REVOCATIONS
+                            && self.allow_expiry().await.is_ok() =>
+                    {
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                }
+            })
+            .await?;
         }
         let objects = policies::objects(replicas);
         persist(subjects::STORE_WASM, || {

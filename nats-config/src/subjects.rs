@@ -75,6 +75,16 @@ pub fn shield_audits() -> &'static str {
     "shield.*.audit"
 }
 
+/// Sessions of one Shield, to who asked for them.
+pub fn shield_sessions(id: &NodeId) -> String {
+    format!("shield.{id}.sessions")
+}
+
+/// Sessions of every Shield.
+pub fn shields_sessions() -> &'static str {
+    "shield.*.sessions"
+}
+
 /// The inbox prefix of user `U…`, the only inbox its template lets it use.
 pub fn inbox(user: &str) -> String {
     format!("_INBOX.{user}")

@@ -123,7 +123,7 @@ impl<R: Record> Bucket<R> {
         }
     }
 
-    async fn store(&self) -> Result<&Store, ControlError> {
+    pub(super) async fn store(&self) -> Result<&Store, ControlError> {
         self.store
             .get_or_try_init(|| async {
                 self.context
@@ -314,12 +314,12 @@ impl<R: Record> Watching<R> {
     }
 }
 
-fn encode<R: Record>(record: &R) -> Bytes {
+pub(super) fn encode<R: Record>(record: &R) -> Bytes {
     record.encode_to_vec().into()
 }
 
 /// Decodes an entry and checks that it stands under its own name.
-fn decode<R: Record>(entry: &Entry) -> Result<R, super::BoxError> {
+pub(super) fn decode<R: Record>(entry: &Entry) -> Result<R, super::BoxError> {
     let record = R::decode(entry.value.clone())?;
     match R::parse_key(&entry.key) {
         Some(id) if record.fits(&id) => Ok(record),

@@ -27,6 +27,9 @@ pub use telemetry::{OtlpProtocol, OtlpTarget, Telemetry, is_http, parse_headers}
 /// Exit status of a program whose manifest is wrong (`EX_USAGE`).
 pub const EXIT_BAD_MANIFEST: u8 = 64;
 
+/// The most that `tokens.max_ttl_secs` may be: no Shield accepts a token for longer.
+pub const MAX_TOKEN_TTL_SECS: u64 = 604_800;
+
 /// A manifest that passed every check.
 #[derive(Debug, Clone)]
 pub struct Manifest {

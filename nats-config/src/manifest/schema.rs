@@ -357,7 +357,7 @@ pub const KEYS: &[Key] = &[
     integer(
         "tokens.max_ttl_secs",
         60,
-        604_800,
+        super::MAX_TOKEN_TTL_SECS,
         "86400",
         "Largest exp minus iat.",
     ),
