@@ -37,7 +37,7 @@ use tokio_util::{
 
 use crate::{
     auth::Verifier,
-    control::{self, Control, ControlContext, ControlParams, Tenants},
+    control::{self, Control, ControlContext, ControlParams, Revocations, Tenants},
     edge::{self, Edge, Readiness, Status, TenantStatus, TlsError},
     policy::{self, Deployer, DeployerParams, Machinery, PolicyStartError},
     session::{self, SessionContext, Sessions},
@@ -75,6 +75,7 @@ pub struct Shield {
 #[derive(Clone)]
 struct Parts {
     tenants: Arc<Tenants>,
+    revocations: Arc<Revocations>,
     sessions: Arc<Sessions>,
     pool: Arc<SpinePool>,
     readiness: Arc<Readiness>,
@@ -207,8 +208,11 @@ impl Shield {
         let sessions = Arc::new(Sessions::new());
         let max_sessions = manifest.session.max_sessions;
         let readiness = Readiness::new(Arc::clone(&tenants), Arc::clone(&sessions), max_sessions);
+        // However an expired token lives on, its revocation does too.
+        let slack = manifest.tokens.leeway.max(manifest.tokens.grace);
         let parts = Parts {
             tenants,
+            revocations: Arc::new(Revocations::new(slack)),
             sessions,
             pool,
             readiness: Arc::new(readiness),
@@ -383,6 +387,7 @@ impl Parts {
             pool: Arc::clone(&self.pool),
             sessions: Arc::clone(&self.sessions),
             deployer: Arc::clone(&self.deployer),
+            revocations: Arc::clone(&self.revocations),
             metrics: self.metrics.clone(),
             drain: self.drain.clone(),
         }
@@ -396,6 +401,7 @@ impl Parts {
     ) -> Edge {
         let verifier = Arc::new(Verifier::new(
             Arc::clone(&self.tenants),
+            Arc::clone(&self.revocations),
             manifest,
             self.metrics.clone(),
         ));

@@ -16,7 +16,7 @@ pub enum Role {
     Observer,
     /// Publishes also to rooms it has not joined.
     Service,
-    /// Lists and kicks sessions of its own tenant too.
+    /// As a user, so far.
     Admin,
 }
 

@@ -32,7 +32,7 @@ use arqon_proto::{
 use arqon_spine::manifest::Manifest;
 use arqon_telemetry::{Metrics, labels::Code};
 
-use crate::control::{Tenant, Tenants};
+use crate::control::{Revocations, Tenant, Tenants};
 use trust::Trust;
 
 pub use grants::{Role, RoomGrants};
@@ -40,6 +40,7 @@ pub use grants::{Role, RoomGrants};
 /// Judges tokens for this Shield.
 pub struct Verifier {
     tenants: Arc<Tenants>,
+    revocations: Arc<Revocations>,
     trust: Trust,
     metrics: Metrics,
 }
@@ -77,9 +78,15 @@ pub struct AuthFailure {
 
 impl Verifier {
     /// A verifier for the tenants of this node's pool.
-    pub fn new(tenants: Arc<Tenants>, manifest: &Manifest, metrics: Metrics) -> Self {
+    pub fn new(
+        tenants: Arc<Tenants>,
+        revocations: Arc<Revocations>,
+        manifest: &Manifest,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             tenants,
+            revocations,
             trust: Trust::new(&manifest.tokens, &manifest.node.pool, metrics.clone()),
             metrics,
         }
@@ -93,7 +100,18 @@ impl Verifier {
         let verified = self
             .trust
             .verify(token, |id| self.tenants.get(id), now)
-            .await;
+            .await
+            .and_then(|identity| match self.is_revoked(&identity) {
+                false => Ok(identity),
+                true => Err(AuthFailure::new(
+                    ErrorCode::TokenRevoked,
+                    format!(
+                        "tenant {}, user {:?}",
+                        identity.tenant.id,
+                        identity.user.as_str()
+                    ),
+                )),
+            });
         if let Err(failure) = &verified {
             self.metrics
                 .auth_failures
@@ -101,6 +119,11 @@ impl Verifier {
                 .inc();
         }
         verified
+    }
+
+    /// Whether a token that was verified has been revoked since.
+    pub fn is_revoked(&self, identity: &Identity) -> bool {
+        self.revocations.is_revoked(identity)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arqon_proto::{
-    names::{NodeId, TenantId},
+    names::{NodeId, TenantId, UserId},
     v1::{Issuer, PemKey, PemKeys, TenantRecord, TenantState, issuer},
 };
 use arqon_spine::manifest::Tokens;
@@ -22,6 +22,7 @@ use base64::{
 use serde_json::{Value, json};
 use std::time::Duration;
 
+use super::{Identity, Role, RoomGrants};
 use crate::control::Tenant;
 
 /// The moment of the tests, seconds since the Unix epoch.
@@ -141,6 +142,19 @@ pub(crate) fn tenant(id: &str, issuers: Vec<Issuer>) -> Arc<Tenant> {
         id: TenantId::parse(id).unwrap(),
         record,
     })
+}
+
+/// A user of a tenant, whose token holds for ten minutes from `NOW`.
+pub(crate) fn identity(tenant: &Arc<Tenant>, user: &str) -> Identity {
+    Identity {
+        tenant: Arc::clone(tenant),
+        user: UserId::parse(user).unwrap(),
+        role: Role::User,
+        rooms: RoomGrants::all(),
+        jti: None,
+        issued_at: NOW,
+        expires_at: NOW + 600,
+    }
 }
 
 /// The defaults of `[tokens]`, without leeway.

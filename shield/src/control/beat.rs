@@ -100,6 +100,7 @@ impl Reporter {
             delivery: self.delivery(&context.metrics),
             slow_readers: context.metrics.slow_consumers.get(),
             auth_failures: sum(&context.metrics.auth_failures),
+            revocations: context.revocations.summary(),
         }
     }
 
@@ -155,6 +156,11 @@ pub(super) fn set_gauges(tenants: &Tenants, context: &ControlContext) {
     metrics.tenant_links.set(gauge(up));
     metrics.tenants_known.set(gauge(tenants.count()));
     metrics.control_stale.set(i64::from(tenants.stale()));
+    let revoked = context.revocations.summary().unwrap_or_default();
+    metrics.revocations.set(revoked.in_force.into());
+    metrics
+        .revocations_unreadable
+        .set(revoked.unreadable.into());
 }
 
 /// Sets what must be asked of every session.

@@ -14,7 +14,9 @@ use arqon_proto::{
 };
 use arqon_spine::{
     connect::{self, ConnectError, Connection},
-    control::{ControlError, ControlStore, PolicyRecordEvent, Pulse, RecordEvent, TenantEvent},
+    control::{
+        ControlError, ControlStore, Pulse, Record, RecordEvent, RevocationEvent, TenantEvent,
+    },
     manifest::Manifest,
 };
 use arqon_telemetry::{Metrics, log::chain};
@@ -27,13 +29,17 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use super::{
-    TenantChange, Tenants,
+    Revocations, TenantChange, Tenants,
     beat::{Reporter, set_gauges, set_queue_bytes},
+    sessions::Answer,
 };
 use crate::{policy::Deployer, session::Sessions, spine::SpinePool};
 
 /// How often a Shield reports; others count it as gone after three of these.
 const BEAT: Duration = Duration::from_secs(1);
+/// After a revocation came into force, a beat says so this soon; many within
+/// this time share one.
+const TELL_SOON: Duration = Duration::from_millis(100);
 /// Bytes in queues are summed at every so many looks at the gauges.
 const QUEUES_EVERY: u32 = 5;
 /// The first pause between attempts, doubled up to the longest. Stale comes
@@ -75,6 +81,8 @@ pub struct ControlContext {
     pub sessions: Arc<Sessions>,
     /// Policies are brought into force.
     pub deployer: Arc<Deployer>,
+    /// Filled from the control plane, and sessions follow them.
+    pub revocations: Arc<Revocations>,
     /// Gauges are set.
     pub metrics: Metrics,
     /// Cancelled by the order to drain, and by whoever else begins to.
@@ -196,6 +204,7 @@ impl Task {
                             // It looks at every session, so less often.
                             if looks.is_multiple_of(QUEUES_EVERY) {
                                 set_queue_bytes(&self.context);
+                                self.context.revocations.purge();
                             }
                             looks = looks.wrapping_add(1);
                         }
@@ -250,16 +259,24 @@ impl Task {
         let mut orders = store.subscribe_orders(&params.node).await?;
         let mut asks = store.subscribe_asks(&params.node).await?;
         let opened = async {
-            let (mut records, mut policies) =
-                (store.watch_tenants().await?, store.watch_policies().await?);
+            let (mut records, mut policies, mut revocations) = (
+                store.watch_tenants().await?,
+                store.watch_policies().await?,
+                store.watch_revocations().await?,
+            );
             let all = read_all(&mut records).await?;
-            let bound = read_policies(&mut policies).await?;
-            Ok::<_, Broken>((records, policies, all, bound))
+            let bound = read_events(&mut policies).await?;
+            let revoked = read_events(&mut revocations).await?;
+            Ok::<_, Broken>((records, policies, revocations, all, bound, revoked))
         };
         let opened = tokio::time::timeout(READ_TIMEOUT, opened).await;
-        let (mut records, mut policies, mut all, bound) = opened.map_err(|_| Broken::Slow)??;
+        let (mut records, mut policies, mut revocations, mut all, bound, revoked) =
+            opened.map_err(|_| Broken::Slow)??;
         pulse.was_heard();
         past.heard = Some(pulse.heard());
+        // In force before any session is accepted by what is read here.
+        self.context.revocations.replace(revoked);
+        self.close_revoked(None);
         // Whatever is bound since the last connection blocks from here on.
         deployer.read(bound, store.clone()).await;
         all.retain(|_, record| self.serves(record));
@@ -273,6 +290,7 @@ impl Task {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Asked by however many Brains, the answer is for all: it goes out with a beat.
         let mut asked = false;
+        let mut told_soon = false;
         let mut parted = false;
         loop {
             tokio::select! {
@@ -297,8 +315,27 @@ impl Task {
                     RecordEvent::Synced => {}
                 },
                 event = policies.next() => deployer.changed(event.ok_or(Broken::Ended)??).await,
+                event = revocations.next() => {
+                    self.revoke(event.ok_or(Broken::Ended)??);
+                    // Once only: many in a row must not put the beat off for ever.
+                    if !std::mem::replace(&mut told_soon, true) {
+                        beats.reset_after(TELL_SOON);
+                    }
+                }
                 order = orders.next() => match order.ok_or(Broken::Ended)? {
                     Order::ReportPolicies(_) => deployer.report().await,
+                    Order::ListSessions(order) => {
+                        let (node, incarnation) = (&params.node, self.reporter.incarnation());
+                        let sessions = &self.context.sessions;
+                        let answer = Answer::list(sessions, &order, node, incarnation);
+                        tokio::spawn(answer.send(store.clone()));
+                    }
+                    Order::KickSessions(order) => {
+                        let (node, incarnation) = (&params.node, self.reporter.incarnation());
+                        let sessions = &self.context.sessions;
+                        let answer = Answer::kick(sessions, &order, node, incarnation);
+                        tokio::spawn(answer.send(store.clone()));
+                    }
                     order => self.obey(order),
                 },
                 ask = asks.next() => {
@@ -318,6 +355,7 @@ impl Task {
                     let _ = told.send(());
                 }
                 _ = beats.tick(), if !parted => {
+                    told_soon = false;
                     if pulse.silence() >= SILENCE {
                         return Err(Broken::Silent);
                     }
@@ -374,6 +412,31 @@ impl Task {
         }
     }
 
+    /// Takes over a change of the revocations, first for tokens that come and
+    /// then for sessions that are there: each of them is looked at by one of both.
+    fn revoke(&self, event: RevocationEvent) {
+        if let Some(tenant) = self.context.revocations.change(event) {
+            self.close_revoked(tenant.as_ref());
+        }
+    }
+
+    fn close_revoked(&self, tenant: Option<&TenantId>) {
+        let ControlContext {
+            sessions,
+            revocations,
+            ..
+        } = &self.context;
+        let closed = sessions.close_revoked(tenant, |identity| revocations.is_revoked(identity));
+        if closed > 0 {
+            let tenant = tenant.map_or("all", TenantId::as_str);
+            info!(
+                tenant,
+                sessions = closed,
+                "Sessions of revoked tokens closed"
+            );
+        }
+    }
+
     fn obey(&self, order: Order) {
         let pool = self.context.pool.clone();
         match order {
@@ -406,8 +469,8 @@ impl Task {
                 }
                 Err(_) => warn!("An order to rotate names no tenant"),
             },
-            // Obeyed by the deployer.
-            Order::ReportPolicies(_) => {}
+            // Obeyed where they are heard.
+            Order::ReportPolicies(_) | Order::ListSessions(_) | Order::KickSessions(_) => {}
             Order::Drain(_) => {
                 info!("Ordered to drain");
                 self.context.drain.cancel();
@@ -436,10 +499,10 @@ async fn read_all(
     }
 }
 
-/// As [`read_all`], of policies; what follows is told in the same words.
-async fn read_policies(
-    events: &mut (impl Stream<Item = Result<PolicyRecordEvent, ControlError>> + Unpin),
-) -> Result<Vec<PolicyRecordEvent>, Broken> {
+/// As [`read_all`], of what follows in the same words.
+async fn read_events<R: Record>(
+    events: &mut (impl Stream<Item = Result<RecordEvent<R>, ControlError>> + Unpin),
+) -> Result<Vec<RecordEvent<R>>, Broken> {
     let mut all = Vec::new();
     loop {
         match events.next().await.ok_or(Broken::Ended)?? {

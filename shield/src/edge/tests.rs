@@ -34,7 +34,7 @@ use tokio_util::{
 use super::{Edge, Readiness, Socket, acceptor, bind, serve};
 use crate::{
     auth::{Identity, Verifier, testing::*},
-    control::Tenants,
+    control::{Revocations, Tenants},
     session::Sessions,
 };
 
@@ -93,7 +93,12 @@ impl Front {
         let (open, opened) = mpsc::unbounded_channel();
         let edge = Edge {
             tls: tls.map(|tls| acceptor(&tls).unwrap()),
-            verifier: Arc::new(Verifier::new(tenants, &manifest, metrics.clone())),
+            verifier: Arc::new(Verifier::new(
+                tenants,
+                Arc::new(Revocations::new(manifest.tokens.grace)),
+                &manifest,
+                metrics.clone(),
+            )),
             listen: manifest.listen,
             readiness: Arc::clone(&readiness),
             open: Box::new(move |socket, read_ahead, identity, _| {

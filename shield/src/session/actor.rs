@@ -170,11 +170,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// Registered first and checked after, so that no order for a whole tenant
-    /// slips between the check of the token and the registration.
+    /// and no revocation slips between the check of the token and the registration.
     fn register(&mut self) {
-        let tenant = &self.state.identity().tenant;
-        let registration = self.ctx.sessions.register(&tenant.id, &self.outbox);
+        let identity = self.state.identity();
+        let registration = self.ctx.sessions.register(identity, &self.outbox);
         self.registration = Some(registration);
+        let tenant = &identity.tenant;
         let same = |now: &crate::control::Tenant| {
             now.record.created_at_ms == tenant.record.created_at_ms
                 && now.record.state == tenant.record.state
@@ -186,6 +187,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             .is_some_and(|now| same(&now))
         {
             self.outbox.close(CloseCode::TenantGone);
+        }
+        self.close_if_revoked();
+    }
+
+    fn close_if_revoked(&self) {
+        if self.ctx.verifier.is_revoked(self.state.identity()) {
+            self.outbox.close(CloseCode::TokenRevokedClose);
         }
     }
 
@@ -366,6 +374,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     let life = token_life(self.state.identity(), self.ctx.token_grace, now);
                     self.timers.set_token(life, now.instant);
                     self.set_timer();
+                    // As at the start: told first and checked after.
+                    if let Some(registration) = &self.registration {
+                        registration.set_identity(self.state.identity());
+                    }
+                    self.close_if_revoked();
                 }
                 Action::Close(code) => self.outbox.close(code),
             }

@@ -33,7 +33,7 @@ pub use context::SessionContext;
 pub use echo::Echo;
 pub use frame::Frame;
 pub use outbox::{Bounds, Outbox, OutboxLimits};
-pub use registry::{Registration, Sessions};
+pub use registry::{Registration, SessionFilter, Sessions};
 pub use state::SessionLimits;
 
 use crate::auth::Identity;

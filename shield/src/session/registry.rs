@@ -12,12 +12,13 @@ use std::{
 use arqon_proto::{
     codes::CloseCode,
     envelope,
-    names::{SessionId, TenantId},
+    names::{SessionId, TenantId, UserId},
     v1,
 };
 use tokio::sync::watch;
 
 use super::{farewell::Farewells, frame::Frame, outbox::Outbox};
+use crate::auth::Identity;
 
 /// All sessions of this Shield.
 #[derive(Debug)]
@@ -29,9 +30,28 @@ pub struct Sessions {
 
 #[derive(Debug, Default)]
 struct Table {
-    tenants: HashMap<TenantId, HashMap<SessionId, Arc<Outbox>>>,
+    tenants: HashMap<TenantId, HashMap<SessionId, Live>>,
     /// Set by a drain: what a session that slips in late is told.
     goaway: Option<Frame>,
+}
+
+/// A session that is registered.
+#[derive(Debug)]
+struct Live {
+    outbox: Arc<Outbox>,
+    /// Whose token is in force; the session holds the same.
+    identity: Arc<Identity>,
+}
+
+/// Which sessions are meant. One of no tenant and no session is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// Those of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Those of this user.
+    pub user: Option<UserId>,
+    /// This one.
+    pub session: Option<SessionId>,
 }
 
 /// Keeps a session registered while it lives.
@@ -61,16 +81,23 @@ impl Sessions {
     }
 
     /// Adds a session until the registration is dropped.
-    pub fn register(self: &Arc<Self>, tenant: &TenantId, outbox: &Arc<Outbox>) -> Registration {
+    pub fn register(
+        self: &Arc<Self>,
+        identity: &Arc<Identity>,
+        outbox: &Arc<Outbox>,
+    ) -> Registration {
+        let tenant = &identity.tenant.id;
         let mut table = self.lock();
         if let Some(goaway) = &table.goaway {
             outbox.push_control(goaway.clone());
         }
-        table
-            .tenants
-            .entry(tenant.clone())
-            .or_default()
-            .insert(outbox.session(), outbox.clone());
+        table.tenants.entry(tenant.clone()).or_default().insert(
+            outbox.session(),
+            Live {
+                outbox: outbox.clone(),
+                identity: identity.clone(),
+            },
+        );
         self.count.send_modify(|count| *count += 1);
         Registration {
             sessions: self.clone(),
@@ -105,11 +132,71 @@ impl Sessions {
     /// Closes all sessions of a tenant; how many there were.
     pub fn close_tenant(&self, tenant: &TenantId, code: CloseCode) -> usize {
         let all: Vec<_> = match self.lock().tenants.get(tenant) {
-            Some(sessions) => sessions.values().cloned().collect(),
+            Some(sessions) => sessions.values().map(|live| live.outbox.clone()).collect(),
             None => Vec::new(),
         };
         all.iter().for_each(|outbox| outbox.close(code));
         all.len()
+    }
+
+    /// Closes the sessions whose token is revoked, of a tenant or of all; how
+    /// many there were. Under the lock, so that none refreshes in between and
+    /// is closed for the token it had before.
+    pub fn close_revoked(
+        &self,
+        tenant: Option<&TenantId>,
+        is_revoked: impl Fn(&Identity) -> bool,
+    ) -> usize {
+        let table = self.lock();
+        let revoked = table
+            .of(tenant)
+            .filter(|(_, live)| is_revoked(&live.identity));
+        revoked
+            .map(|(_, live)| live.outbox.close(CloseCode::TokenRevokedClose))
+            .count()
+    }
+
+    /// Closes the sessions that are meant with KICKED; how many there were.
+    pub fn kick(&self, filter: &SessionFilter) -> usize {
+        let meant = self.matching(filter);
+        let kick = |(outbox, _): &(Arc<Outbox>, _)| outbox.close(CloseCode::Kicked);
+        meant.iter().for_each(kick);
+        meant.len()
+    }
+
+    /// The sessions that are meant and whose token is in force, the oldest
+    /// first, `limit` at most; and how many there are.
+    pub fn list(
+        &self,
+        filter: &SessionFilter,
+        limit: usize,
+    ) -> (Vec<(SessionId, Arc<Identity>)>, usize) {
+        let mut found: Vec<_> = self
+            .matching(filter)
+            .into_iter()
+            .map(|(outbox, identity)| (outbox.session(), identity))
+            .collect();
+        let total = found.len();
+        // The ids ascend with time.
+        found.sort_unstable_by_key(|(session, _)| *session);
+        found.truncate(limit);
+        (found, total)
+    }
+
+    fn matching(&self, filter: &SessionFilter) -> Vec<(Arc<Outbox>, Arc<Identity>)> {
+        let table = self.lock();
+        let meant = |(session, live): &(&SessionId, &Live)| {
+            filter.session.is_none_or(|wanted| wanted == **session)
+                && filter
+                    .user
+                    .as_ref()
+                    .is_none_or(|user| *user == live.identity.user)
+        };
+        table
+            .of(filter.tenant.as_ref())
+            .filter(meant)
+            .map(|(_, live)| (live.outbox.clone(), live.identity.clone()))
+            .collect()
     }
 
     /// Closes every session; how many there were.
@@ -162,8 +249,25 @@ impl Sessions {
 
 impl Table {
     fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        let sessions = self.tenants.values();
-        sessions.flat_map(|all| all.values().cloned()).collect()
+        self.of(None).map(|(_, live)| live.outbox.clone()).collect()
+    }
+
+    /// The sessions of a tenant, or of all.
+    fn of(&self, tenant: Option<&TenantId>) -> impl Iterator<Item = (&SessionId, &Live)> {
+        let one = tenant.and_then(|tenant| self.tenants.get(tenant));
+        let all = tenant.is_none().then(|| self.tenants.values());
+        one.into_iter().chain(all.into_iter().flatten()).flatten()
+    }
+}
+
+impl Registration {
+    /// Another token is in force from here on, of the same tenant and user.
+    pub fn set_identity(&self, identity: &Arc<Identity>) {
+        let mut table = self.sessions.lock();
+        let sessions = table.tenants.get_mut(&self.tenant);
+        if let Some(live) = sessions.and_then(|all| all.get_mut(&self.session)) {
+            live.identity = identity.clone();
+        }
     }
 }
 
@@ -190,6 +294,15 @@ mod tests {
     use arqon_telemetry::Metrics;
 
     use super::{super::outbox::*, *};
+    use crate::auth::testing::{identity, tenant};
+
+    fn user(of: &str, name: &str) -> Arc<Identity> {
+        Arc::new(identity(&tenant(of, Vec::new()), name))
+    }
+
+    fn closing(outbox: &Outbox) -> Option<CloseCode> {
+        outbox.closing()
+    }
 
     fn outbox() -> Arc<Outbox> {
         let metrics = Metrics::default();
@@ -210,9 +323,9 @@ mod tests {
         let sessions = Arc::new(Sessions::new());
         let acme = TenantId::parse("acme").expect("a valid name");
         let other = TenantId::parse("other").expect("a valid name");
-        let first = sessions.register(&acme, &outbox());
-        let second = sessions.register(&acme, &outbox());
-        let third = sessions.register(&other, &outbox());
+        let first = sessions.register(&user("acme", "ann"), &outbox());
+        let second = sessions.register(&user("acme", "ann"), &outbox());
+        let third = sessions.register(&user("other", "ann"), &outbox());
         assert_eq!(sessions.count(), 3);
         assert_eq!(sessions.count_of(&acme), 2);
         assert_eq!(sessions.close_tenant(&acme, CloseCode::TenantGone), 2);
@@ -221,5 +334,65 @@ mod tests {
         assert_eq!(sessions.counts(), [(other, 1)]);
         drop(third);
         sessions.wait_empty().await;
+    }
+    #[tokio::test]
+    async fn a_revocation_closes_by_the_token_that_is_in_force() {
+        let sessions = Arc::new(Sessions::new());
+        let outboxes = [outbox(), outbox(), outbox()];
+        let of = |jti: &str, tenant: &str| {
+            let mut identity = Identity::clone(&user(tenant, "ann"));
+            identity.jti = Some(jti.into());
+            Arc::new(identity)
+        };
+        let _first = sessions.register(&of("one", "acme"), &outboxes[0]);
+        let refreshed = sessions.register(&of("one", "acme"), &outboxes[1]);
+        let _other = sessions.register(&of("one", "other"), &outboxes[2]);
+        refreshed.set_identity(&of("two", "acme"));
+        let acme = TenantId::parse("acme").expect("a valid name");
+        let is = |identity: &Identity| identity.jti.as_deref() == Some("one");
+        assert_eq!(sessions.close_revoked(Some(&acme), is), 1);
+        let codes = outboxes.each_ref().map(|outbox| closing(outbox));
+        assert_eq!(codes, [Some(CloseCode::TokenRevokedClose), None, None]);
+        assert_eq!(sessions.close_revoked(None, is), 2);
+    }
+
+    #[tokio::test]
+    async fn a_filter_means_the_sessions_that_fit_all_it_says() {
+        let sessions = Arc::new(Sessions::new());
+        let outboxes = [outbox(), outbox(), outbox(), outbox()];
+        let users = [
+            ("acme", "ann"),
+            ("acme", "bob"),
+            ("other", "ann"),
+            ("acme", "ann"),
+        ];
+        let held: Vec<_> = users
+            .iter()
+            .zip(&outboxes)
+            .map(|((tenant, name), outbox)| sessions.register(&user(tenant, name), outbox))
+            .collect();
+        let acme = TenantId::parse("acme").ok();
+        let ann = UserId::parse("ann").ok();
+        let filter = SessionFilter {
+            tenant: acme.clone(),
+            user: ann,
+            session: None,
+        };
+        let (found, total) = sessions.list(&filter, 1);
+        assert_eq!((found.len(), total), (1, 2));
+        assert_eq!(found[0].0, outboxes[0].session(), "the oldest first");
+        assert_eq!(sessions.list(&SessionFilter::default(), 9).1, 4);
+        let one = SessionFilter {
+            tenant: acme,
+            session: Some(outboxes[2].session()),
+            ..SessionFilter::default()
+        };
+        assert_eq!(sessions.kick(&one), 0, "of another tenant");
+        assert_eq!(sessions.kick(&filter), 2);
+        let codes = outboxes.each_ref().map(|outbox| closing(outbox));
+        let kicked = Some(CloseCode::Kicked);
+        assert_eq!(codes, [kicked, None, None, kicked]);
+        drop(held);
+        assert_eq!(sessions.list(&filter, 9).1, 0);
     }
 }

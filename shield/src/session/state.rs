@@ -61,7 +61,7 @@ pub(super) struct Now {
 #[derive(Debug)]
 pub(super) struct State {
     session: SessionId,
-    identity: Identity,
+    identity: Arc<Identity>,
     limits: Arc<SessionLimits>,
     /// Rooms joined, sorted: few, and found by bisection.
     rooms: Vec<RoomId>,
@@ -213,7 +213,7 @@ impl State {
     pub(super) fn new(session: SessionId, identity: Identity, limits: Arc<SessionLimits>) -> Self {
         Self {
             session,
-            identity,
+            identity: Arc::new(identity),
             limits,
             rooms: Vec::new(),
             offences: 0,
@@ -222,7 +222,7 @@ impl State {
     }
 
     /// Who the client is now.
-    pub(super) fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
 
@@ -378,7 +378,7 @@ impl State {
             }
             Err(code) => return refuse(code, "", reference).into(),
         };
-        self.identity = identity;
+        self.identity = Arc::new(identity);
         let expires_at = self.identity.expires_at;
         let mut actions = Actions::default();
         actions.push(Action::TokenChanged);
@@ -473,7 +473,7 @@ impl State {
             return Err(ErrorCode::PayloadTooLarge);
         }
         headers::check_client_headers(&envelope.headers, &self.limits.headers)?;
-        let Identity { role, rooms, .. } = &self.identity;
+        let Identity { role, rooms, .. } = &*self.identity;
         if !role.may_publish() || !rooms.may_publish(room) {
             return Err(ErrorCode::PublishForbidden);
         }

@@ -31,7 +31,7 @@ use tokio_tungstenite::{
 use super::*;
 use crate::{
     auth::{Verifier, testing::*},
-    control::{Tenant, Tenants},
+    control::{Revocations, Tenant, Tenants},
     session::Sessions,
     spine::{
         SpineParams, SpinePool,
@@ -88,7 +88,12 @@ impl Ground {
             tenants.clone(),
             no_policies(),
             sessions.clone(),
-            Arc::new(Verifier::new(tenants.clone(), &manifest, metrics.clone())),
+            Arc::new(Verifier::new(
+                tenants.clone(),
+                Arc::new(Revocations::new(manifest.tokens.grace)),
+                &manifest,
+                metrics.clone(),
+            )),
             metrics.clone(),
         );
         let ground = Self {

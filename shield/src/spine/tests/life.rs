@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{testing::*, *};
 use crate::{
-    control::{Control, ControlContext, ControlParams, Tenants},
+    auth::testing::identity,
+    control::{Control, ControlContext, ControlParams, Revocations, Tenants},
     session::Sessions,
 };
 
@@ -109,6 +110,7 @@ pub(super) async fn control(
     let (_, deployer) = crate::policy::tests::deployer(node, metrics);
     let context = ControlContext {
         deployer: Arc::new(deployer),
+        revocations: Arc::new(Revocations::new(Duration::from_secs(5))),
         pool: pool.clone(),
         sessions: Arc::new(Sessions::new()),
         metrics: metrics.clone(),
@@ -129,7 +131,8 @@ async fn a_suspended_tenant_loses_sessions_and_link_and_comes_back() {
     let id = &spine.tenant.id;
     assert_eq!(tenants.get(id).unwrap().record, spine.tenant.record);
     let ear = Ear::new();
-    let _registered = context.sessions.register(id, &ear.outbox);
+    let user = Arc::new(identity(&spine.tenant, "ann"));
+    let _registered = context.sessions.register(&user, &ear.outbox);
     ear.join(&link, "lobby").await;
 
     spine.admin.suspend(id).await.unwrap();
@@ -183,7 +186,8 @@ async fn beats_tell_the_truth_and_orders_are_obeyed() {
     let (pool, link, metrics) = spine.link(spine.params("shield-a")).await;
     let (_control, _tenants, context) = control(&spine, &pool, &metrics).await;
     let ear = Ear::new();
-    let _registered = context.sessions.register(&spine.tenant.id, &ear.outbox);
+    let user = Arc::new(identity(&spine.tenant, "ann"));
+    let _registered = context.sessions.register(&user, &ear.outbox);
     ear.join(&link, "lobby").await;
     ear.publish(&link, "lobby", "one").await.unwrap();
 

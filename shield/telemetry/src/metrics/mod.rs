@@ -350,6 +350,10 @@ catalogue! {
     policy_audit_lost: Counter = Counter::default(),
     /// Tenants known from the control plane.
     tenants_known: Gauge = Gauge::default(),
+    /// Revocations in force: of single tokens, of users and of tenants. Sessions closed by one are `sessions_closed` with the reason TOKEN_REVOKED_CLOSE, tokens refused are `auth_failures` with TOKEN_REVOKED.
+    revocations: Gauge = Gauge::default(),
+    /// Revocations that cannot be read: whatever they may mean is refused.
+    revocations_unreadable: Gauge = Gauge::default(),
     /// 1 while the control plane has not been heard for too long, else 0.
     control_stale: Gauge = Gauge::default(),
     /// Unix time in seconds at which the TLS certificate expires; absent without TLS.
