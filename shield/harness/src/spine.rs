@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1;
-use arqon_spine::admin::{Admin, CreateTenant};
+use arqon_spine::admin::{Admin, CreateTenant, RevokeTokens, Revoked};
 use arqon_spine::connect::{Connection, connect_creds};
 use arqon_spine::control::ControlStore;
 use arqon_spine::server::{self, Io, Process};
@@ -19,7 +19,7 @@ use crate::keys::{IssuerKey, issuer_key};
 use crate::proxy::Proxy;
 use crate::shield::ShieldParams;
 use crate::token::Token;
-use crate::within;
+use crate::{http, within};
 
 /// The Spine of one story. Dropping it kills the server and deletes its folder.
 #[derive(Debug)]
@@ -86,8 +86,11 @@ impl Spine {
         let store = folder.path().join("nats").join("store");
         std::fs::create_dir_all(&store).expect("a folder for the server");
         let log = Io::File(folder.path().join("nats.log"));
-        let process = Process::start(&binary, &state, ServerParams::single(store), log)
-            .expect("nats-server starts");
+        let params = ServerParams {
+            http: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            ..ServerParams::single(store)
+        };
+        let process = Process::start(&binary, &state, params, log).expect("nats-server starts");
         Self::of(process, Vec::new(), state, folder, 1).await
     }
 
@@ -304,6 +307,23 @@ impl Spine {
     pub async fn delete(&self, id: &str) {
         let id = TenantId::parse(id).expect("a tenant id");
         self.admin().await.delete(&id).await.expect("deleted");
+    }
+
+    /// Has tokens of a tenant revoked; it is written when this returns.
+    pub async fn revoke(&self, tenant: &TestTenant, tokens: RevokeTokens) -> Revoked {
+        let admin = self.admin().await;
+        let revoked = admin.revoke(&tenant.id, tokens, "story").await;
+        revoked.expect("a revocation is written")
+    }
+
+    /// How many connections of a tenant's account the server has.
+    pub async fn connections(&self, tenant: &TestTenant) -> u64 {
+        let monitor = self.process.params().http.expect("a monitoring endpoint");
+        let path = format!("/connz?acc={}", tenant.account);
+        let answer = within("/connz", http::get(monitor, &path, &[])).await;
+        let answer = answer.expect("the server tells its connections").body;
+        let answer: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        answer["num_connections"].as_u64().expect("a number")
     }
 
     /// A pool.

@@ -53,7 +53,7 @@ fn speak_acknowledged(
 }
 
 /// Hears until as many publishers ended: each in order, nothing lost, nothing twice.
-fn hear(mut client: Client, publishers: usize) -> JoinHandle<HashMap<String, u64>> {
+pub(crate) fn hear(mut client: Client, publishers: usize) -> JoinHandle<HashMap<String, u64>> {
     tokio::spawn(async move {
         let (mut next, mut ended) = (HashMap::<String, u64>::new(), 0);
         while ended < publishers {
