@@ -63,6 +63,17 @@ pub(crate) fn explain(error: AdminError) -> Failure {
     }
 }
 
+/// Who changes something, for people.
+pub(crate) fn by() -> String {
+    let user =
+        std::env::var("USER").unwrap_or_else(|_| rustix::process::getuid().as_raw().to_string());
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    format!("{user}@{host}")
+}
+
 /// Appends a line to the audit log of the state folder.
 pub(crate) fn audit(spine_folder: &Path, mut entry: serde_json::Map<String, Value>) -> Result {
     use std::io::Write;

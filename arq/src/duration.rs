@@ -46,6 +46,21 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A moment in seconds since the Unix epoch, from RFC 3339, or from a length of time that has
+/// passed since.
+pub(crate) fn parse_moment(text: &str) -> Result<u64, String> {
+    use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
+        return u64::try_from(at.unix_timestamp()).map_err(|_| format!("`{text}` is before 1970"));
+    }
+    match parse_secs(text).map(u64::try_from) {
+        Ok(Ok(ago)) => Ok(now_secs().saturating_sub(ago)),
+        _ => Err(format!(
+            "`{text}` is no moment; write for instance 2026-01-02T03:04:05Z, or 15m for a quarter of an hour ago"
+        )),
+    }
+}
+
 /// `1h 30m`, `45s`, `2d 3h`: the two largest parts.
 pub(crate) fn words(secs: u64) -> String {
     let parts = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
@@ -134,6 +149,17 @@ mod tests {
         }
         assert!(parse("0s").is_err());
         assert!(parse("-1s").is_err());
+    }
+
+    #[test]
+    fn moments_are_dates_or_lengths_of_time_ago() {
+        assert_eq!(parse_moment("1970-01-01T00:01:00Z"), Ok(60));
+        assert_eq!(parse_moment("1970-01-01T02:00:00+02:00"), Ok(0));
+        let (before, ago, after) = (now_secs(), parse_moment("1h"), now_secs());
+        assert!(ago.is_ok_and(|ago| (before - 3_600..=after - 3_600).contains(&ago)));
+        for text in ["", "-1h", "yesterday", "1969-01-01T00:00:00Z", "2026-01-02"] {
+            assert!(parse_moment(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod presence;
 mod progress;
 mod publish;
 mod session;
+mod sessions;
 mod size;
 mod spine;
 mod status;
@@ -104,6 +105,7 @@ enum Command {
     Decode(decode::Decode),
     Auth(auth::Auth),
     Context(context::ContextArgs),
+    Session(sessions::Session),
     Tenant(tenant::Tenant),
     Pool(pool::Pool),
     Policy(policy::Policy),
@@ -196,6 +198,7 @@ fn main() -> ExitCode {
         Command::Decode(args) => decode::run(&args, &globals),
         Command::Auth(args) => auth::run(args, &globals),
         Command::Context(args) => context::run(args, &globals),
+        Command::Session(args) => sessions::run(args, &globals),
         Command::Tenant(args) => tenant::run(args, &globals),
         Command::Pool(args) => pool::run(args, &globals),
         Command::Policy(args) => policy::run(args, &globals),

@@ -18,9 +18,9 @@ use crate::output::{Output, Paint};
 const MAX_TTL_SECS: u64 = 86_400;
 
 /// A token taken apart.
-struct Parts {
+pub(super) struct Parts {
     header: Map<String, Value>,
-    claims: Map<String, Value>,
+    pub(super) claims: Map<String, Value>,
 }
 
 /// Reads the token, prints what it says, and fails where a Shield would refuse it.
@@ -62,17 +62,18 @@ fn read(token: &str) -> Result<String> {
     } else {
         token.to_owned()
     };
-    let text = text.trim();
-    // Pasted from a header, as often as not.
-    let text = text.strip_prefix("Authorization:").unwrap_or(text).trim();
-    Ok(text
-        .strip_prefix("Bearer ")
-        .unwrap_or(text)
-        .trim()
-        .to_owned())
+    Ok(bare(&text).to_owned())
 }
 
-fn take_apart(token: &str) -> Result<Parts> {
+/// The token alone: it is pasted from a header, as often as not.
+pub(super) fn bare(text: &str) -> &str {
+    let text = text.trim();
+    let text = text.strip_prefix("Authorization:").unwrap_or(text).trim();
+    text.strip_prefix("Bearer ").unwrap_or(text).trim()
+}
+
+/// Header and claims of a token.
+pub(super) fn take_apart(token: &str) -> Result<Parts> {
     let wrong = |what: &str| {
         Failure::new(format!("this is no JWT: {what}"))
             .hint("a JWT is three base64url parts joined by dots, for instance what `arq auth gen` prints")

@@ -1,7 +1,8 @@
-//! `arq auth`: tokens for development, and a look into any token.
+//! `arq auth`: tokens for development, a look into any token, and tokens revoked.
 
 mod inspect;
 mod keys;
+mod revoke;
 mod rotate;
 mod token;
 
@@ -16,7 +17,7 @@ use serde_json::json;
 use crate::Globals;
 use crate::failure::Result;
 
-/// Tokens for development, and a look into any token
+/// Tokens: made for development, looked into, revoked
 #[derive(Debug, Args)]
 pub(crate) struct Auth {
     #[command(subcommand)]
@@ -32,6 +33,8 @@ enum Command {
     Gen(Box<GenArgs>),
     /// Show what a token says, and what is wrong with it
     Inspect(InspectArgs),
+    Revoke(revoke::RevokeArgs),
+    Revocations(revoke::RevocationsArgs),
     /// The development key pair: show it, or put another in its place
     #[command(subcommand)]
     Keys(rotate::KeysCommand),
@@ -81,6 +84,8 @@ pub(crate) fn run(auth: Auth, globals: &Globals) -> Result {
             }
         }
         Command::Inspect(args) => inspect::run(&args.token, &context, &globals.output),
+        Command::Revoke(args) => revoke::revoke(&args, globals),
+        Command::Revocations(args) => revoke::list(&args, globals),
         Command::Keys(command) => rotate::run(&command, globals),
         Command::Jwks => globals
             .output

@@ -58,7 +58,7 @@ pub(crate) enum Role {
     Observer,
     /// Also publish to rooms it has not joined
     Service,
-    /// Also list and kick sessions of its own tenant
+    /// As a user; `arq session` and not a token lists and kicks sessions
     Admin,
 }
 

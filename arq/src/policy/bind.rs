@@ -7,12 +7,12 @@ use arqon_spine::control::PolicyKey;
 use clap::Args;
 
 use super::acks::{Acks, Waiting};
-use super::deploy::{self, Wish, by, explain};
+use super::deploy::{self, Wish, explain};
 use super::place::{self, Manner, Scope, typed};
 use super::settings;
 use super::version::Version;
 use crate::Globals;
-use crate::admin::with;
+use crate::admin::{by, with};
 use crate::failure::Result;
 
 /// Put a version of a policy in force, or change how it is

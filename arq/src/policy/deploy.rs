@@ -14,7 +14,7 @@ use super::local::{Local, Rehearsal};
 use super::place::{self, Manner, scope_words, typed};
 use super::version::{Version, hex};
 use crate::Globals;
-use crate::admin::with;
+use crate::admin::{by, with};
 use crate::failure::{Doing, Failure, Result, chain};
 use crate::output::Output;
 
@@ -29,17 +29,6 @@ pub(super) struct Wish<'a> {
     /// `None`: as it is.
     pub(super) config: Option<Vec<u8>>,
     pub(super) manner: &'a Manner,
-}
-
-/// Who changes something, for people.
-pub(super) fn by() -> String {
-    let user =
-        std::env::var("USER").unwrap_or_else(|_| rustix::process::getuid().as_raw().to_string());
-    let host = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    format!("{user}@{host}")
 }
 
 /// An error of a change, with what can be done about it.

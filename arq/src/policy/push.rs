@@ -10,12 +10,12 @@ use serde_json::json;
 use super::acks::{Acks, Table, Waiting};
 use super::check::shape_json;
 use super::component::{Component, tell};
-use super::deploy::{by, explain};
+use super::deploy::explain;
 use super::local::Local;
 use super::place;
 use super::settings;
 use crate::Globals;
-use crate::admin::with;
+use crate::admin::{by, with};
 use crate::failure::{Failure, Result};
 
 /// Store a component as the newest version of a policy; nothing is in force by it

@@ -1,6 +1,6 @@
 //! `arq` as a program: what it prints, where, and with which exit code.
 //!
-//! `offline` and `policy_offline` need nothing; `live` and `policy_live` start a real nats-server
+//! `offline` and `policy_offline` need nothing; `live`, `policy_live` and `revoke` start a real nats-server
 //! and Shield through `arq dev up`, `presence` a real Brain too; `trace` and `watch` do both.
 
 #![allow(clippy::unwrap_used)]
@@ -20,6 +20,7 @@ mod otlp;
 mod policy_live;
 mod policy_offline;
 mod presence;
+mod revoke;
 mod shell;
 mod trace;
 mod watch;

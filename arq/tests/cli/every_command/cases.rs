@@ -62,6 +62,19 @@ pub(super) const CASES: &[Case] = &[
     ),
     on(
         Bus,
+        "auth revoke",
+        "auth revoke --tenant acme --jti one",
+        "auth revoke --tenant nobody --jti one",
+    )
+    .loose(),
+    on(
+        Bus,
+        "auth revocations",
+        "auth revocations",
+        "auth revocations --tenant nobody",
+    ),
+    on(
+        Bus,
         "auth keys list",
         "auth keys list",
         "auth keys list --xyzzy",
@@ -104,6 +117,18 @@ pub(super) const CASES: &[Case] = &[
         "context remove",
         "context remove prod --force",
         "context remove prod --force",
+    ),
+    on(
+        Bus,
+        "session list",
+        "session list --tenant acme",
+        "session list --tenant nobody",
+    ),
+    on(
+        Bus,
+        "session kick",
+        "session kick --tenant acme --user ann",
+        "session kick 01890a5d-ac96-774b-bcce-b302099a8057",
     ),
     on(
         Bus,
