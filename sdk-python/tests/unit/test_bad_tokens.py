@@ -16,6 +16,7 @@ from waiting import until
 import arqon
 import arqon.testing
 from arqon import errors
+from arqon._backoff import MAX_REFUSALS
 
 TOKEN_TIMEOUT = 0.3
 
@@ -385,3 +386,65 @@ async def test_a_text_that_has_expired_closes_the_client(gw: arqon.testing.Gatew
         with pytest.raises(errors.ArqonError) as raised:
             await asyncio.wait_for(bus.wait_closed(), BOUND)
     assert isinstance(raised.value, (errors.TokenExpired, errors.ReconnectGivenUp))
+
+
+async def test_a_text_that_was_revoked_is_tried_once_and_no_more(
+    gw: arqon.testing.Gateway,
+) -> None:
+    fast = arqon.Reconnect(base=0.01, cap=0.05)
+    async with arqon.connect(gw.url, token=gw.token("ada"), reconnect=fast, proxy=None) as bus:
+        gw.refuse_next(401, "TOKEN_REVOKED", times=50)
+        gw.drop_all()
+        with pytest.raises(errors.TokenRevoked):
+            await asyncio.wait_for(bus.wait_closed(), BOUND)
+    # A second try would have taken one more of the refusals.
+    assert len(gw._hub.faults.refusals) == 49
+
+
+async def test_a_source_that_gives_revoked_tokens_only_is_given_up(
+    gw: arqon.testing.Gateway,
+) -> None:
+    given: list[str] = []
+
+    def source() -> str:
+        given.append(gw.token("ada"))
+        return given[-1]
+
+    fast = arqon.Reconnect(base=0.001, cap=0.002)
+    async with arqon.connect(gw.url, token=source, reconnect=fast, proxy=None) as bus:
+        gw.refuse_next(401, "TOKEN_REVOKED", times=1_000)
+        gw.drop_all()
+        with pytest.raises(errors.ReconnectGivenUp) as raised:
+            await asyncio.wait_for(bus.wait_closed(), BOUND)
+    assert isinstance(raised.value.__cause__, errors.TokenRevoked)
+    assert len(given) == 1 + MAX_REFUSALS, "each try had a token of its own"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(4501, errors.TenantGone), (4503, errors.TokenRevokedClose)],
+)
+async def test_who_is_told_to_stay_away_stays_away(
+    gw: arqon.testing.Gateway, code: int, kind: type[errors.ArqonError]
+) -> None:
+    given: list[str] = []
+
+    def source() -> str:
+        given.append(gw.token("ada"))
+        return given[-1]
+
+    fast = arqon.Reconnect(base=0.01, cap=0.05)
+    async with arqon.connect(gw.url, token=source, reconnect=fast, proxy=None) as bus:
+        gw.close_all(code)
+        with pytest.raises(kind):
+            await asyncio.wait_for(bus.wait_closed(), BOUND)
+    assert len(given) == 1, "no token was fetched for another try"
+
+
+async def test_who_is_kicked_comes_back(gw: arqon.testing.Gateway) -> None:
+    fast = arqon.Reconnect(base=0.01, cap=0.05)
+    async with arqon.connect(gw.url, token=gw.token("ada"), reconnect=fast, proxy=None) as bus:
+        gw.close_all(4006)
+        await gw.wait_until(lambda: bus.reconnects == 1)
+        assert isinstance(bus.last_error, errors.Kicked)
+        await bus.ping()
