@@ -533,7 +533,7 @@ fn no_kill_leaves_a_record_or_a_key_half_written() {
         let arguments = ["tenant", "create", id];
         ground.folder.arq(&arguments).ok();
     }
-    for round in 1..=number("ARQON_CRASH_ROUNDS", 16) {
+    for round in 1..=number("ARQON_CRASH_ROUNDS", 10) {
         ground.round(round);
     }
 }
