@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use arqon_proto::{
@@ -11,7 +12,10 @@ use arqon_proto::{
     names::TenantId,
     v1::{Issuer, PemKey, PemKeys, TenantRecord, TenantState, issuer},
 };
-use arqon_shield::{auth::Verifier, control::Tenants};
+use arqon_shield::{
+    auth::Verifier,
+    control::{Revocations, Tenants},
+};
 use arqon_spine::manifest::{Manifest, SecretMode};
 use arqon_telemetry::Metrics;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -50,7 +54,13 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let tenants = Tenants::new();
     let acme = TenantId::parse("acme").expect("a tenant");
     tenants.replace(HashMap::from([(acme, record)]));
-    Verifier::new(Arc::new(tenants), &manifest, Metrics::default())
+    let revocations = Arc::new(Revocations::new(Duration::ZERO));
+    Verifier::new(
+        Arc::new(tenants),
+        revocations,
+        &manifest,
+        Metrics::default(),
+    )
 });
 
 /// As it is, and as header and claims in JSON, a line each, with the third line
