@@ -51,6 +51,14 @@ fn wire_types(out: &Path, codes: &registry::Registry) -> Result<(), Box<dyn Erro
         compiler.encode_file_descriptor_set(),
     )?;
 
+    // What the program carries for ProtoJSON: the Envelope alone, without comments.
+    let mut envelope = protox::Compiler::new(["."])?;
+    envelope.open_file("arqon/v1/envelope.proto")?;
+    fs::write(
+        out.join("envelope.bin"),
+        envelope.encode_file_descriptor_set(),
+    )?;
+
     prost_build::Config::new()
         .bytes(["."])
         .btree_map(["."])

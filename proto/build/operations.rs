@@ -228,9 +228,9 @@ Contents: [Connecting](#connecting) · [Requests](#requests) · [Frames of the s
 | what | how |
 |---|---|
 | token | `Authorization: Bearer JWT`, or, from browsers, a second offered subprotocol `arqon.bearer.JWT`. Never in the URL |
-| subprotocol | `arqon.v1`; none is taken as that. The answer names `arqon.v1`, never the token |
+| subprotocol | `arqon.v1`; none is taken as that. Where the manifest has `session.json = true` also `arqon.v1+json`; of both the one offered first. The answer names it, never the token |
 | trace | `traceparent`, W3C Trace Context, may be sent |
-| frames | binary, one Protobuf `Envelope` each; fragments are put together up to `limits.max_frame_bytes` |
+| frames | binary, one Protobuf `Envelope` each (with `arqon.v1+json` text, one as JSON); fragments are put together up to `limits.max_frame_bytes` |
 
 A token is RS256 with `iss`, `aud`, `sub`, `exp`, `iat` and `tenant`; `nbf`, `jti`, `role` (`user`, `observer`: joins only, `service`: publishes to rooms it has not joined, `admin`) and `rooms` (`{\"join\": [...], \"publish\": [...]}`) are honoured. In patterns `*` is one token of a room's name and `>` at the end all that follow.
 

@@ -7,6 +7,7 @@
 pub mod codes;
 pub mod envelope;
 pub mod headers;
+pub mod json;
 pub mod names;
 pub mod presence;
 pub mod v1;

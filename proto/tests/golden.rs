@@ -3,82 +3,23 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod vectors;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use arqon_proto::codes::ErrorCode;
 use arqon_proto::envelope::{decode_client, decode_server, is_client_opcode, to_text};
+use arqon_proto::json;
 use arqon_proto::v1::{
     BrainBeat, Control, Envelope, Opcode, PoolRecord, PresenceAsk, PresenceChanges,
     PresenceDigests, PresenceEvents, PresenceOrder, PresencePage, PresenceQuery, ShieldBeat,
     TenantRecord,
 };
-use bytes::Bytes;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
-
-struct Vector {
-    name: String,
-    about: String,
-    fields: BTreeMap<String, String>,
-    bytes: Bytes,
-    content: Option<serde_json::Value>,
-}
-
-impl Vector {
-    fn parse(name: String, text: &str) -> Self {
-        let (head, content) = match text.split_once("\ncontent:\n") {
-            Some((head, json)) => (head, Some(serde_json::from_str(json).unwrap())),
-            None => (text, None),
-        };
-        let (head, hex) = head.split_once("\nbytes:").unwrap();
-        let (about, head) = head.split_once('\n').unwrap();
-        let digits: String = hex
-            .lines()
-            .map(|line| line.split('#').next().unwrap())
-            .flat_map(str::chars)
-            .filter(|c| !c.is_whitespace())
-            .collect();
-        let fields = head.lines().map(|line| {
-            let (key, value) = line.split_once(':').unwrap();
-            (key.to_owned(), value.trim().to_owned())
-        });
-        Self {
-            about: about.strip_prefix("# ").unwrap().to_owned(),
-            fields: fields.collect(),
-            bytes: (0..digits.len())
-                .step_by(2)
-                .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap())
-                .collect(),
-            content,
-            name,
-        }
-    }
-
-    fn is_from_client(&self) -> bool {
-        match &*self.fields["from"] {
-            "client" => true,
-            "server" => false,
-            other => panic!("{}: from: {other}", self.name),
-        }
-    }
-}
-
-fn vectors() -> Vec<Vector> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let mut paths: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
-        .collect();
-    paths.sort();
-    let parse = |path: &Path| {
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        Vector::parse(name, &fs::read_to_string(path).unwrap())
-    };
-    paths.iter().map(|path| parse(path)).collect()
-}
+use vectors::{Twins, Vector, vectors};
 
 /// Those of an Envelope.
 fn frames() -> impl Iterator<Item = Vector> {
@@ -132,6 +73,33 @@ fn good_frames_decode_to_their_content_and_back() {
             other => panic!("{name}: canonical: {other}"),
         }
     }
+}
+
+/// The JSON twin of each vector, which `scripts/gen` writes and the Python
+/// tests compare with Google's own ProtoJSON.
+#[test]
+fn every_good_frame_has_its_twin_in_json() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let twins = fs::read_to_string(folder.join("twins.json")).unwrap();
+    let mut twins: Twins = serde_json::from_str(&twins).unwrap();
+    for vector in frames().filter(|v| v.content.is_some()) {
+        let name = &vector.name;
+        let twin = twins.remove(name).unwrap();
+        let text = json::encode(&vector.bytes).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(told, twin, "{name}");
+        if vector.is_from_client() {
+            // Both ways to spell it, the one of the vectors and the twin's.
+            for text in [&twin, vector.content.as_ref().unwrap()] {
+                let decoded = json::decode_client(text.to_string().as_bytes(), 65_536).unwrap();
+                assert!(
+                    decoded == decode_client(vector.bytes.clone()).unwrap(),
+                    "{name}"
+                );
+            }
+        }
+    }
+    assert!(twins.is_empty(), "{:?}", twins.keys());
 }
 
 #[test]

@@ -21,13 +21,15 @@ use crate::v1::{Envelope, Opcode};
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "arqon.v1";
+/// The same Envelopes as canonical ProtoJSON, one a text frame: for people.
+pub const SUBPROTOCOL_JSON: &str = "arqon.v1+json";
 /// `protocol_version` of WELCOME.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Largest payload of PING and PONG.
 pub const MAX_PING_PAYLOAD: usize = 125;
 /// Longest room echoed in a fault: no valid one is longer, and an invalid one
 /// must not be reflected at the length of a frame.
-const MAX_ECHOED_ROOM: usize = 200;
+pub(crate) const MAX_ECHOED_ROOM: usize = 200;
 
 /// What was wrong with a client's frame, as far as it can be told to it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -39,6 +41,8 @@ pub struct ClientFault {
     pub room: String,
     /// The frame's correlation id; 0 where it had none or cannot be read.
     pub reference: u64,
+    /// What exactly was wrong, where there is more to tell than the code's help.
+    pub detail: Option<String>,
 }
 
 /// Decodes a client's frame and checks that opcode, body, room and payload
@@ -52,12 +56,14 @@ pub fn decode_client(bytes: Bytes) -> Result<Envelope, ClientFault> {
         code: ErrorCode::EnvelopeUndecodable,
         room: String::new(),
         reference: 0,
+        detail: None,
     })?;
     match check_client(&envelope) {
         Ok(()) => Ok(envelope),
         Err(code) => Err(ClientFault {
             code,
             reference: envelope.r#ref,
+            detail: None,
             room: if envelope.room.len() <= MAX_ECHOED_ROOM {
                 envelope.room
             } else {

@@ -102,7 +102,10 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "never",
         None,
         "error",
-        "A text frame was sent. The protocol is binary: one Protobuf Envelope per frame",
+        (
+            "A text frame was sent. This session is binary: one Protobuf Envelope per "
+            "frame. For text offer the subprotocol arqon.v1+json"
+        ),
     ),
     Entry(
         2002, "ENVELOPE_UNDECODABLE", "never", None, "error", "The frame is not a Protobuf Envelope"
@@ -157,7 +160,10 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "never",
         400,
         "error",
-        "Offer the subprotocol arqon.v1, or none",
+        (
+            "Offer the subprotocol arqon.v1, or none; arqon.v1+json where the Shield's "
+            "manifest allows it (session.json)"
+        ),
     ),
     Entry(
         2010,
@@ -189,6 +195,25 @@ ENTRIES: Final[tuple[Entry, ...]] = (
             "Pages of this origin may not connect. The platform's listen.allowed_origins "
             "lists those that may"
         ),
+    ),
+    Entry(
+        2014,
+        "BINARY_FRAME",
+        "never",
+        None,
+        "error",
+        (
+            "A binary frame was sent. This session speaks arqon.v1+json: one Envelope as "
+            "JSON per text frame"
+        ),
+    ),
+    Entry(
+        2015,
+        "JSON_INVALID",
+        "never",
+        None,
+        "error",
+        ("The text is not JSON, or not an Envelope as ProtoJSON. The message names the field"),
     ),
     Entry(
         3001,
@@ -371,6 +396,17 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         None,
         "close",
         "An administrator closed this session. It may reconnect",
+    ),
+    Entry(
+        4008,
+        "FIRST_FRAME_MISSED",
+        "later",
+        None,
+        "close",
+        (
+            "Nothing came from the client after it connected, not even the answer to a "
+            "ping. Reconnect"
+        ),
     ),
     Entry(4501, "TENANT_GONE", "never", None, "close", "The tenant was suspended or deleted"),
     Entry(

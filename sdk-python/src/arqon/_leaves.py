@@ -117,12 +117,17 @@ class TokenRevoked(AuthError):
 
 
 class TextFrame(ProtocolError):
-    """A text frame was sent. The protocol is binary: one Protobuf Envelope per frame."""
+    """A text frame was sent. This session is binary: one Protobuf Envelope per frame. For text
+    offer the subprotocol arqon.v1+json.
+    """
 
     code = 2001
     name = "TEXT_FRAME"
     retry = "never"
-    help = "A text frame was sent. The protocol is binary: one Protobuf Envelope per frame"
+    help = (
+        "A text frame was sent. This session is binary: one Protobuf Envelope per "
+        "frame. For text offer the subprotocol arqon.v1+json"
+    )
 
 
 class EnvelopeUndecodable(ProtocolError):
@@ -194,12 +199,17 @@ class HeaderReserved(ProtocolError, ValueError):
 
 
 class UnsupportedSubprotocol(ProtocolError):
-    """Offer the subprotocol arqon.v1, or none."""
+    """Offer the subprotocol arqon.v1, or none; arqon.v1+json where the Shield's manifest allows it
+    (session.json).
+    """
 
     code = 2009
     name = "UNSUPPORTED_SUBPROTOCOL"
     retry = "never"
-    help = "Offer the subprotocol arqon.v1, or none"
+    help = (
+        "Offer the subprotocol arqon.v1, or none; arqon.v1+json where the Shield's "
+        "manifest allows it (session.json)"
+    )
 
 
 class NotAWebsocket(ProtocolError):
@@ -246,6 +256,29 @@ class OriginForbidden(ProtocolError):
         "Pages of this origin may not connect. The platform's listen.allowed_origins "
         "lists those that may"
     )
+
+
+class BinaryFrame(ProtocolError):
+    """A binary frame was sent. This session speaks arqon.v1+json: one Envelope as JSON per text
+    frame.
+    """
+
+    code = 2014
+    name = "BINARY_FRAME"
+    retry = "never"
+    help = (
+        "A binary frame was sent. This session speaks arqon.v1+json: one Envelope as "
+        "JSON per text frame"
+    )
+
+
+class JsonInvalid(ProtocolError):
+    """The text is not JSON, or not an Envelope as ProtoJSON. The message names the field."""
+
+    code = 2015
+    name = "JSON_INVALID"
+    retry = "never"
+    help = "The text is not JSON, or not an Envelope as ProtoJSON. The message names the field"
 
 
 class NotJoined(RoomError):
@@ -490,6 +523,17 @@ class Kicked(ClosedByServer):
     name = "KICKED"
     retry = "later"
     help = "An administrator closed this session. It may reconnect"
+
+
+class FirstFrameMissed(ClosedByServer):
+    """Nothing came from the client after it connected, not even the answer to a ping. Reconnect."""
+
+    code = 4008
+    name = "FIRST_FRAME_MISSED"
+    retry = "later"
+    help = (
+        "Nothing came from the client after it connected, not even the answer to a ping. Reconnect"
+    )
 
 
 class TenantGone(ClosedByServer):
@@ -749,6 +793,8 @@ LEAVES: Final[dict[int, type[ArqonError]]] = {
     2011: MetaTooLarge,
     2012: HeaderInvalid,
     2013: OriginForbidden,
+    2014: BinaryFrame,
+    2015: JsonInvalid,
     3001: NotJoined,
     3002: AlreadyJoined,
     3003: RoomLimit,
@@ -774,6 +820,7 @@ LEAVES: Final[dict[int, type[ArqonError]]] = {
     4004: ServerError,
     4005: TokenExpiredClose,
     4006: Kicked,
+    4008: FirstFrameMissed,
     4501: TenantGone,
     4502: TooManyOffences,
     4503: TokenRevokedClose,
@@ -799,11 +846,13 @@ LEAVES: Final[dict[int, type[ArqonError]]] = {
 __all__ = [
     "AckUnknown",
     "AlreadyJoined",
+    "BinaryFrame",
     "ClientClosed",
     "ConnectTimeout",
     "ConnectionLost",
     "ControlStale",
     "EnvelopeUndecodable",
+    "FirstFrameMissed",
     "GatewayUnavailable",
     "GoingAway",
     "HeaderInvalid",
@@ -813,6 +862,7 @@ __all__ = [
     "Internal",
     "JoinForbidden",
     "JoinRefused",
+    "JsonInvalid",
     "Kicked",
     "MetaTooLarge",
     "NotAWebsocket",

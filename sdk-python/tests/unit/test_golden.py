@@ -83,6 +83,22 @@ def test_bytes_and_content_are_the_same_frame(vector: Vector) -> None:
     assert pb.Envelope.FromString(encoded) == decoded
 
 
+TWINS: dict[str, object] = json.loads((FOLDER / "twins.json").read_text(encoding="utf-8"))
+
+
+@each(GOOD)
+def test_the_twin_in_json_is_what_protobuf_itself_tells(vector: Vector) -> None:
+    """Shield's `arqon.v1+json` is canonical: a second implementation says the same."""
+    frame = pb.Envelope.FromString(vector.data)
+    frame.DiscardUnknownFields()
+    assert json_format.MessageToDict(frame) == TWINS[vector.name]
+    assert json_format.Parse(json.dumps(TWINS[vector.name]), pb.Envelope()) == frame
+
+
+def test_there_is_no_other_twin() -> None:
+    assert set(TWINS) == {vector.name for vector in GOOD}
+
+
 @each([vector for vector in BAD if vector.of_client])
 def test_the_gateway_for_tests_refuses_a_bad_frame_of_a_client(vector: Vector) -> None:
     with pytest.raises(Fault) as raised:
