@@ -25,7 +25,6 @@ use arqon_spine::{
 };
 use arqon_telemetry::{
     Metrics, Telemetry,
-    labels::NoLabel,
     log::chain,
     otlp::{self, Identity},
 };
@@ -38,7 +37,7 @@ use tokio_util::{
 use crate::{
     auth::Verifier,
     control::{self, Control, ControlContext, ControlParams, Revocations, Tenants},
-    edge::{self, Edge, Readiness, Status, TenantStatus, TlsError},
+    edge::{self, Certificate, Edge, Readiness, Status, TenantStatus, TlsError},
     policy::{self, Deployer, DeployerParams, Machinery, PolicyStartError},
     session::{self, SessionContext, Sessions},
     spine::{SpineError, SpineParams, SpinePool},
@@ -69,6 +68,7 @@ pub struct Shield {
     _stop_admin: DropGuard,
     control: Arc<Control>,
     telemetry: Telemetry,
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// What the drain, the status and the edge all look at.
@@ -150,7 +150,8 @@ impl Shield {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         limits::raise_open_files(manifest.session.max_sessions);
 
-        let tls = manifest.tls.as_ref().map(edge::acceptor).transpose()?;
+        let certificate = manifest.tls.as_ref().map(Certificate::load).transpose()?;
+        let tls = certificate.clone().map(edge::acceptor).transpose()?;
         let send_buffer = Some(manifest.session.send_buffer_bytes);
         let public = bind(
             &manifest,
@@ -182,10 +183,6 @@ impl Shield {
             metrics.clone(),
         )?;
         metrics.set_tracer(telemetry.tracer().clone());
-        if let Some(expiry) = manifest.tls.as_ref().and_then(edge::certificate_expiry) {
-            let gauge = &metrics.certificate_expiry_time_seconds;
-            gauge.get_or_create(&NoLabel).set(expiry);
-        }
         first_contact(&manifest).await?;
 
         let pool = SpinePool::new(params, &metrics)?;
@@ -238,6 +235,13 @@ impl Shield {
             tasks.clone(),
             accepting.clone(),
         ));
+        if let Some(certificate) = &certificate {
+            tokio::spawn(edge::watch(
+                Arc::clone(certificate),
+                parts.metrics.clone(),
+                accepting.clone(),
+            ));
+        }
         let stop_admin = CancellationToken::new();
         let status = parts.status_source(Arc::clone(&manifest), public_addr, &control);
         let routes =
@@ -265,6 +269,7 @@ impl Shield {
             _stop_admin: stop_admin.drop_guard(),
             control,
             telemetry,
+            certificate,
         })
     }
 
@@ -301,6 +306,14 @@ impl Shield {
     /// Whether sessions are accepted.
     pub fn readiness(&self) -> &Arc<Readiness> {
         &self.parts.readiness
+    }
+
+    /// Has the certificate's files looked at now, as SIGHUP asks for.
+    pub fn reload(&self) {
+        match &self.certificate {
+            Some(certificate) => certificate.look_now(),
+            None => tracing::info!("Asked to reload, but without TLS there is nothing to"),
+        }
     }
 
     /// Ends when the control plane orders a drain.
@@ -417,6 +430,7 @@ impl Parts {
         let tasks = tasks.clone();
         Edge {
             listen: manifest.listen.clone(),
+            json: manifest.session.json,
             tls,
             verifier,
             readiness: Arc::clone(&self.readiness),

@@ -16,7 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Shield, the WebSocket edge of ArqonBus.
 ///
-/// SIGTERM and SIGINT drain it; a second one ends it at once.
+/// SIGTERM and SIGINT drain it; a second one ends it at once. SIGHUP has it read
+/// its certificate again.
 #[derive(Debug, Parser)]
 #[command(name = "arqon-shield", version)]
 struct Args {
@@ -87,13 +88,18 @@ fn run(manifest: Manifest) -> anyhow::Result<ExitCode> {
 
 async fn serve(manifest: Manifest) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
+    // From here on: one that comes while it starts must not end it.
+    let mut hangup = listen(SignalKind::hangup())?;
     let shield = tokio::select! {
         shield = Shield::start(manifest) => shield?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    tokio::select! {
-        () = signals.next() => {}
-        () = shield.ordered_to_drain() => {}
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            () = shield.ordered_to_drain() => break,
+            _ = hangup.recv() => shield.reload(),
+        }
     }
     tokio::select! {
         _cut = shield.drain() => Ok(ExitCode::SUCCESS),
@@ -102,6 +108,10 @@ async fn serve(manifest: Manifest) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("cannot listen for signals")
 }
 
 struct Signals {
@@ -113,7 +123,6 @@ struct Signals {
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

@@ -228,6 +228,7 @@ mod tests {
         }
         assert!(files[".arqon/context.toml"].contains("nats://nats:4222"));
         assert!(files["parts/shield/config.toml"].contains("\"0.0.0.0:8080\""));
+        assert!(files["parts/shield/config.toml"].contains("\njson = true"));
     }
 
     #[test]

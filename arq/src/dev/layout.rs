@@ -210,6 +210,10 @@ pub(super) fn write_shield(
         ("spine.control_creds_file", &creds),
         ("spine.fleet_key_file", &fleet_key),
         ("tokens.allow_development", "true"),
+        (
+            "session.json",
+            "true  # wscat and browsers' consoles; leave it out in production",
+        ),
     ];
     if alone {
         // Who presses Ctrl-C does not want to wait for clients that do not listen.

@@ -154,6 +154,10 @@ pub enum Overflow {
 pub struct Session {
     /// Pace of pings.
     pub heartbeat: Duration,
+    /// From WELCOME to the first frame of the client.
+    pub first_frame_timeout: Duration,
+    /// Whether `arqon.v1+json` is spoken.
+    pub json: bool,
     /// Largest frame read.
     pub max_frame_bytes: usize,
     /// Largest payload.
@@ -550,6 +554,8 @@ fn read_session(from: &mut Reader<'_>) -> Option<Session> {
     }
     Some(Session {
         heartbeat: seconds(from, "session.heartbeat_secs"),
+        first_frame_timeout: seconds(from, "session.first_frame_timeout_secs"),
+        json: from.boolean("session.json"),
         max_frame_bytes,
         max_payload_bytes,
         max_rooms: size(from, "session.max_rooms"),
@@ -570,6 +576,16 @@ fn read_session(from: &mut Reader<'_>) -> Option<Session> {
         max_unconfirmed: u32::try_from(from.integer("session.max_unconfirmed")).ok()?,
         max_sessions: size(from, "session.max_sessions"),
     })
+}
+
+/// Whether a secret's file is as the manifest asks: readable by its owner alone.
+/// For files that are read again while the node runs.
+///
+/// # Errors
+/// What is to be done about it.
+pub fn check_secret_file(path: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    crate::sys::check_secret(path, &metadata)
 }
 
 fn size(from: &mut Reader<'_>, path: &'static str) -> usize {

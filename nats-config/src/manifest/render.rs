@@ -22,8 +22,8 @@ An unknown key is an error, and all mistakes are reported in one run, with statu
 Relative paths start at the manifest's folder. Secrets are in files of their own that others may not read.
 
 `arq config init` writes one with all keys, `arq config check FILE` tests it, `arq config show` tells the values in force.
-It is read once, at the start, and so are credentials and certificates. The fleet key's file alone is read again, when its
-rotation is ordered.
+It is read once, at the start, and so are credentials. The files of a Shield's certificate are taken again when they change,
+and the fleet key's file when its rotation is ordered.
 A Shield that works, where `arq spine creds shield shield-1` and the pool's fleet key were put beside it:
 
 ```toml

@@ -404,6 +404,20 @@ pub const KEYS: &[Key] = &[
         "Pace of server pings. A client silent for two of them is closed.",
     ),
     integer(
+        "session.first_frame_timeout_secs",
+        1,
+        300,
+        "10",
+        "A session of which no frame came by then, not even the answer to the ping that follows WELCOME, is closed.",
+    ),
+    key(
+        "session.json",
+        Kind::Boolean,
+        Default::Value("false"),
+        "false",
+        "Whether clients may speak JSON, by the subprotocol `arqon.v1+json`. It is for people with wscat or a browser's console: it costs a Shield more than the binary form.",
+    ),
+    integer(
         "session.max_frame_bytes",
         1_024,
         ACCOUNT_FRAME_BYTES,

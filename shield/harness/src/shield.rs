@@ -323,7 +323,7 @@ pub async fn metric_at(admin: SocketAddr, name: &str, label: &str) -> f64 {
     text.lines()
         .filter_map(|line| line.strip_prefix(&prefix)?.rsplit_once(' '))
         .find(|(labels, _)| match label {
-            "" => labels.is_empty(),
+            "" => matches!(*labels, "" | "{}"),
             label => labels.contains(&format!("\"{label}\"")),
         })
         .and_then(|(_, value)| value.parse().ok())

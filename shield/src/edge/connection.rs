@@ -38,9 +38,12 @@ use super::{
     health::healthz,
     listener::{Places, refused, turn_away},
     refusal::Refusal,
-    upgrade::Offer,
+    upgrade::{Offer, Terms},
 };
-use crate::{auth::Identity, session::Arrival};
+use crate::{
+    auth::Identity,
+    session::{Arrival, Encoding},
+};
 
 /// How long a client that is sent away has to take the answer.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -218,10 +221,12 @@ async fn socket(
         since: now.checked_sub(peer.since.elapsed()).unwrap_or(now),
         judged: (now, now),
         parent: parent_of(&request),
+        encoding: Encoding::Binary,
     };
     match admit(&edge, &request).await {
         Ok((offer, identity)) => {
             arrival.judged.1 = SystemTime::now();
+            arrival.encoding = offer.encoding;
             *proved.lock().unwrap_or_else(PoisonError::into_inner) = Some((identity, arrival));
             offer.accept()
         }
@@ -269,7 +274,10 @@ async fn admit<'a>(edge: &Edge, request: &'a Parts) -> Result<(Offer<'a>, Identi
         &request.method,
         request.version,
         &request.headers,
-        &edge.listen.allowed_origins,
+        Terms {
+            allowed_origins: &edge.listen.allowed_origins,
+            json: edge.json,
+        },
     )
     .map_err(count)?;
     let Some(token) = offer.token else {

@@ -33,12 +33,14 @@ pub use admin::{Status, StatusSource, TenantStatus, admin_router};
 pub use health::{Readiness, Unready};
 pub use listener::{bind, serve};
 pub use socket::Socket;
-pub use tls::{TlsError, acceptor, certificate_expiry};
+pub use tls::{Certificate, TlsError, acceptor, watch};
 
 /// What every connection of the public listener shares.
 pub struct Edge {
     /// The manifest's `[listen]`.
     pub listen: Listen,
+    /// Whether sessions may speak JSON.
+    pub json: bool,
     /// None: plain text.
     pub tls: Option<TlsAcceptor>,
     /// Judges tokens.

@@ -21,6 +21,8 @@ pub(super) struct Refusal {
     pub(super) code: ErrorCode,
     /// For the log only.
     pub(super) detail: String,
+    /// For the client, in place of the code's help.
+    message: Option<&'static str>,
     status: StatusCode,
     /// How long the line is that the client would have to stand in.
     line: Duration,
@@ -37,6 +39,7 @@ impl Refusal {
         Self {
             code,
             detail: detail.into(),
+            message: None,
             status,
             line: Duration::ZERO,
         }
@@ -49,6 +52,11 @@ impl Refusal {
 
     pub(super) fn in_line(mut self, line: Duration) -> Self {
         self.line = line;
+        self
+    }
+
+    pub(super) fn with_message(mut self, message: &'static str) -> Self {
+        self.message = Some(message);
         self
     }
 
@@ -94,7 +102,7 @@ impl Refusal {
         serde_json::json!({
             "code": public.number(),
             "name": public.name(),
-            "message": public.help(),
+            "message": self.message.unwrap_or(public.help()),
         })
         .to_string()
     }

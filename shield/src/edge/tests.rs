@@ -31,7 +31,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Edge, Readiness, Socket, acceptor, bind, serve};
+use super::{Certificate, Edge, Readiness, Socket, acceptor, bind, serve};
 use crate::{
     auth::{Identity, Verifier, testing::*},
     control::{Revocations, Tenants},
@@ -92,7 +92,8 @@ impl Front {
         let readiness = Arc::new(Readiness::new(Arc::clone(&tenants), sessions, 1000));
         let (open, opened) = mpsc::unbounded_channel();
         let edge = Edge {
-            tls: tls.map(|tls| acceptor(&tls).unwrap()),
+            json: manifest.session.json,
+            tls: tls.map(|tls| acceptor(Certificate::load(&tls).unwrap()).unwrap()),
             verifier: Arc::new(Verifier::new(
                 tenants,
                 Arc::new(Revocations::new(manifest.tokens.grace)),

@@ -3,26 +3,39 @@
 //! Pure: headers in, an offer or a refusal out. Order: WebSocket headers,
 //! origin, subprotocol. The token is only found here, not judged.
 
-use arqon_proto::codes::ErrorCode;
+use arqon_proto::{
+    codes::ErrorCode,
+    envelope::{SUBPROTOCOL, SUBPROTOCOL_JSON},
+};
 use axum::response::{IntoResponse as _, Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::refusal::Refusal;
+use crate::session::Encoding;
 
-/// The protocol of this server. A request that offers no subprotocol gets it too.
-const SUBPROTOCOL: &str = "arqon.v1";
 /// Browsers cannot set headers, so a token may be offered as a subprotocol.
 const BEARER_SUBPROTOCOL: &str = "arqon.bearer.";
+
+/// What this listener lets in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms<'a> {
+    /// Origins of browsers; none: all.
+    pub(super) allowed_origins: &'a [String],
+    /// Whether JSON is spoken.
+    pub(super) json: bool,
+}
 
 /// A request that may become a WebSocket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Offer<'a> {
     /// Answers the client's key.
     accept: String,
-    /// Whether the subprotocol was offered, and so must be named in the answer.
-    named: bool,
+    /// The subprotocol, if one was offered, and so must be named in the answer.
+    named: Option<&'static str>,
+    /// What the session speaks. A request that offers no subprotocol is binary.
+    pub(super) encoding: Encoding,
     /// The token, wherever it stood.
     pub(super) token: Option<&'a str>,
 }
@@ -35,17 +48,18 @@ impl<'a> Offer<'a> {
         method: &Method,
         version: Version,
         headers: &'a HeaderMap,
-        allowed_origins: &[String],
+        terms: Terms<'_>,
     ) -> Result<Self, Refusal> {
         let accept = websocket_key(method, version, headers)?;
-        check_origin(headers, allowed_origins)?;
+        check_origin(headers, terms.allowed_origins)?;
         let offered = || list(headers, &header::SEC_WEBSOCKET_PROTOCOL);
-        let named = offered().any(|protocol| protocol == SUBPROTOCOL);
-        if !named && headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
-            return Err(Refusal::new(
-                ErrorCode::UnsupportedSubprotocol,
-                "arqon.v1 is not among the subprotocols offered",
-            ));
+        let agreed = offered().find_map(|protocol| match protocol {
+            SUBPROTOCOL => Some((SUBPROTOCOL, Encoding::Binary)),
+            SUBPROTOCOL_JSON if terms.json => Some((SUBPROTOCOL_JSON, Encoding::Json)),
+            _ => None,
+        });
+        if agreed.is_none() && headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+            return Err(unsupported(offered().any(|name| name == SUBPROTOCOL_JSON)));
         }
         let token = match authorization(headers)? {
             Some(token) => Some(token),
@@ -53,7 +67,8 @@ impl<'a> Offer<'a> {
         };
         Ok(Self {
             accept,
-            named,
+            named: agreed.map(|(name, _)| name),
+            encoding: agreed.map_or(Encoding::Binary, |(_, encoding)| encoding),
             token,
         })
     }
@@ -68,14 +83,25 @@ impl<'a> Offer<'a> {
             header::SEC_WEBSOCKET_ACCEPT,
             HeaderValue::try_from(self.accept).expect("base64 is ASCII"),
         );
-        if self.named {
+        if let Some(name) = self.named {
             headers.insert(
                 header::SEC_WEBSOCKET_PROTOCOL,
-                HeaderValue::from_static(SUBPROTOCOL),
+                HeaderValue::from_static(name),
             );
         }
         response
     }
+}
+
+/// None of the subprotocols offered is spoken here, JSON perhaps among them.
+fn unsupported(json_offered: bool) -> Refusal {
+    let code = ErrorCode::UnsupportedSubprotocol;
+    if json_offered {
+        let told =
+            "arqon.v1+json is off on this Shield. Its manifest turns it on: session.json = true";
+        return Refusal::new(code, told).with_message(told);
+    }
+    Refusal::new(code, "arqon.v1 is not among the subprotocols offered")
 }
 
 /// The answer to the client's key, if this is a WebSocket handshake (RFC 6455 §4.2.1).

@@ -28,7 +28,7 @@ use super::{
     view::{Effect, Get, Hears, Rules, To, Verdict, View, Word},
     writer::{Batch, Snapshot, Summary, Writer},
 };
-use crate::session::{Frame, Outbox};
+use crate::session::{Frame, Outbox, Shared};
 
 /// A session that takes part in a room's presence.
 #[derive(Debug, Clone)]
@@ -553,8 +553,8 @@ impl TenantPresence {
     /// Frames are made once and shared by all who hear them.
     fn tell(&self, room: &RoomId, view: &mut View, to: To, word: Word) {
         let mut missed = Vec::new();
-        let mut told = |outbox: &Arc<Outbox>, frames: &[Frame]| {
-            if !outbox.push_presence(frames) {
+        let mut told = |outbox: &Arc<Outbox>, frames: &Shared<Vec<Frame>>| {
+            if !outbox.push_presence(frames.in_encoding(outbox.encoding())) {
                 missed.push(outbox.session());
             }
         };
@@ -577,7 +577,7 @@ impl TenantPresence {
                 }
             }
             To::Full(except) => {
-                let frames = self.frames(room, 0, &word);
+                let frames = Shared::new(self.frames(room, 0, &word));
                 for outbox in view.audience(Hears::Full) {
                     if except.is_empty() || !except.contains(&outbox.session()) {
                         told(outbox, &frames);
@@ -585,7 +585,7 @@ impl TenantPresence {
                 }
             }
             To::Count => {
-                let frames = self.frames(room, 0, &word);
+                let frames = Shared::new(self.frames(room, 0, &word));
                 view.audience(Hears::Count)
                     .for_each(|outbox| told(outbox, &frames));
             }

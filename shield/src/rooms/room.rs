@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::inspect;
 use crate::{
-    session::{Frame, Outbox},
+    session::{Frame, Outbox, Shared},
     spine::{
         counters::Counters,
         origin::{Origin, Stamped, Tracker, Verdict},
@@ -136,8 +136,10 @@ impl Room {
     pub(crate) fn evict(&self, why: ErrorCode) {
         let mut state = self.lock();
         let left = Frame::envelope(&envelope::left(self.id.as_str(), 0, Some(why)));
+        let left = Shared::new(left);
         for member in std::mem::take(&mut state.members) {
-            member.outbox.push_control(left.clone());
+            let outbox = &member.outbox;
+            outbox.push_control(left.in_encoding(outbox.encoding()).clone());
         }
         state.places.clear();
         state.without_echo = 0;
@@ -167,7 +169,7 @@ impl Room {
 // === impl Delivery ===
 
 impl Delivery<'_> {
-    /// A message: dropped if known or malformed, else framed once for everyone.
+    /// A message: dropped if known or malformed, else framed once for everyone, and once more for those who speak JSON.
     /// How many it was queued for.
     pub(crate) fn message(&mut self, stamped: Stamped, payload: Bytes) -> usize {
         let Stamped { origin, sent_us } = stamped;
@@ -196,15 +198,15 @@ impl Delivery<'_> {
             self.counters.malformed.inc();
             return 0;
         };
-        let frame = Frame::message(&payload, sent_us);
+        let frame = Shared::new(Frame::message(&payload, sent_us));
         let mut queued = 0;
         for member in &self.state.members {
             if !member.echo && Some(member.session) == skipped {
                 continue;
             }
-            member
-                .outbox
-                .push_message(self.room, self.state.overflow, &frame);
+            let outbox = &member.outbox;
+            let frame = frame.in_encoding(outbox.encoding());
+            outbox.push_message(self.room, self.state.overflow, frame);
             queued += 1;
         }
         queued
@@ -266,8 +268,10 @@ impl State {
         }
         counters.gap(label);
         let frame = Frame::envelope(&envelope::gap(room.as_str(), reason, missed));
+        let frame = Shared::new(frame);
         for member in &self.members {
-            member.outbox.push_control(frame.clone());
+            let outbox = &member.outbox;
+            outbox.push_control(frame.in_encoding(outbox.encoding()).clone());
         }
     }
 }

@@ -22,9 +22,10 @@ use std::{
 use arqon_policy::{Sender, Shown};
 use arqon_proto::{
     codes::{CloseCode, ErrorCode},
-    envelope,
+    envelope::{self, ClientFault},
+    json,
     names::{RoomId, SessionId},
-    v1::Opcode,
+    v1::{self, Opcode},
 };
 use arqon_telemetry::{
     TraceContext,
@@ -44,7 +45,7 @@ use super::{
     context::SessionContext,
     ending::{End, Ending, LINGER},
     farewell::Farewell,
-    frame::Frame,
+    frame::{Encoding, Frame},
     gate::Gate,
     outbox::{Entry, Load, Outbox, Take},
     registry::Registration,
@@ -127,19 +128,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     ) -> Self {
         let now = now();
         let session = SessionId::new();
-        let outbox = Arc::new(Outbox::new(
-            session,
-            &identity.tenant.id,
-            ctx.outbox.clone(),
-        ));
+        let encoding = arrival.encoding;
+        let outbox = Outbox::new(session, &identity.tenant.id, ctx.outbox.clone());
+        let outbox = Arc::new(outbox.speaking(encoding));
         let state = State::new(session, identity, ctx.limits.clone());
         let first_ping = ctx.heartbeat.mul_f64(rand::random_range(0.5..1.0));
         let life = token_life(state.identity(), ctx.token_grace, now);
-        let timers = Timers::new(ctx.heartbeat, first_ping, life, now.instant);
+        let mut timers = Timers::new(ctx.heartbeat, first_ping, life, now.instant);
+        timers.expect_frame(now.instant + ctx.first_frame_timeout);
         let welcome = state.welcome(ctx.heartbeat, &ctx.shield_id, now);
         outbox.push_own(Frame::envelope(&welcome));
+        // Whoever only listens answers this, and so is heard in time.
+        outbox.push_own(Frame::ping());
         ctx.metrics.sessions_opened.inc();
         ctx.metrics.sessions.inc();
+        if encoding == Encoding::Json {
+            ctx.metrics.json_sessions.inc();
+        }
         let meter = ctx.metrics.tenants().of(&state.identity().tenant.id);
         meter.opened.fetch_add(1, Ordering::Relaxed);
         let mut this = Self {
@@ -218,17 +223,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Handles what the client asks for.
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let end = self.poll_reads(cx);
+        let mut spoke = false;
+        let end = self.poll_reads(cx, &mut spoke);
+        if spoke {
+            self.timers.heard(Instant::now());
+        }
         let heard = self.wire.take_heard();
         if heard > 0 {
-            self.timers.heard(Instant::now());
             self.ctx.counters.bytes_in(heard);
             self.meter.bytes_in.fetch_add(heard, Ordering::Relaxed);
         }
         end
     }
 
-    fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    /// `spoke`: whether a message or a control frame came whole. Mere bytes are no
+    /// sign of life, so who trickles them is closed as if silent.
+    fn poll_reads(&mut self, cx: &mut Context<'_>, spoke: &mut bool) -> Poll<End> {
         for _ in 0..READS_PER_POLL {
             if let Some(work) = &mut self.work {
                 let Poll::Ready(outcome) = work.as_mut().poll(cx) else {
@@ -244,13 +254,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             let Poll::Ready(inbound) = self.wire.poll_read(cx) else {
                 return Poll::Pending;
             };
-            let actions = match inbound {
-                Inbound::Binary(bytes) => self.on_binary(bytes),
-                Inbound::Text(_) => self.state.on_text(now()),
-                Inbound::Control => continue,
-                Inbound::Close(code) => return Poll::Ready(End::Client(code)),
-                Inbound::Illegal(code) => return Poll::Ready(End::Illegal(code)),
-                Inbound::Lost => return Poll::Ready(End::Lost),
+            *spoke = true;
+            let actions = match (inbound, self.outbox.encoding()) {
+                (Inbound::Binary(bytes), Encoding::Binary) => {
+                    self.on_decoded(envelope::decode_client(bytes))
+                }
+                (Inbound::Text(text), Encoding::Json) => self.on_json(&text),
+                (Inbound::Text(_), Encoding::Binary) => {
+                    self.state.on_other_kind(ErrorCode::TextFrame, now())
+                }
+                (Inbound::Binary(_), Encoding::Json) => {
+                    self.state.on_other_kind(ErrorCode::BinaryFrame, now())
+                }
+                (Inbound::Control, _) => continue,
+                (Inbound::Close(code), _) => return Poll::Ready(End::Client(code)),
+                (Inbound::Illegal(code), _) => return Poll::Ready(End::Illegal(code)),
+                (Inbound::Lost, _) => return Poll::Ready(End::Lost),
             };
             self.perform(actions, Cause::Frame);
         }
@@ -272,8 +291,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         owed.is_some_and(|owed| owed.load(Ordering::Acquire) >= self.ctx.max_unconfirmed)
     }
 
-    fn on_binary(&mut self, bytes: Bytes) -> Actions {
-        match envelope::decode_client(bytes) {
+    fn on_json(&mut self, text: &[u8]) -> Actions {
+        let decoded = json::decode_client(text, self.ctx.limits.max_frame_bytes as usize);
+        if let Err(fault) = &decoded
+            && fault.code == ErrorCode::JsonInvalid
+        {
+            self.ctx.metrics.json_faults.inc();
+        }
+        self.on_decoded(decoded)
+    }
+
+    fn on_decoded(&mut self, decoded: Result<v1::Envelope, ClientFault>) -> Actions {
+        match decoded {
             Ok(envelope) => {
                 self.ctx.counters.frame_in(envelope.op());
                 self.state.on_envelope(envelope, now())
@@ -391,6 +420,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             room,
             reference,
             retry_after_ms,
+            detail,
             shown,
         } = refusal;
         let label = Code(code.name());
@@ -400,7 +430,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.ctx.metrics.quota_hits.get_or_create(&label).inc();
         }
         let error = match shown {
-            None => envelope::error(code, &room, reference, None, retry_after_ms),
+            None => envelope::error(code, &room, reference, detail, retry_after_ms),
             Some(Shown { binding, reason }) => {
                 envelope::blocked(code, &room, reference, binding, reason)
             }
@@ -581,9 +611,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     let expiring = Frame::envelope(&self.state.token_expiring());
                     self.outbox.push_own(expiring);
                 }
-                Due::HeartbeatLost | Due::TokenExpired => {
+                Due::HeartbeatLost | Due::FirstFrameMissed | Due::TokenExpired => {
                     self.outbox.close(match due {
                         Due::HeartbeatLost => CloseCode::HeartbeatLost,
+                        Due::FirstFrameMissed => CloseCode::FirstFrameMissed,
                         _ => CloseCode::TokenExpiredClose,
                     });
                     break;
@@ -681,6 +712,9 @@ impl<S> Session<S> {
         self.outbox.end();
         let metrics = &self.ctx.metrics;
         metrics.sessions.dec();
+        if self.outbox.encoding() == Encoding::Json {
+            metrics.json_sessions.dec();
+        }
         let reason = CloseReason(reason);
         metrics.sessions_closed.get_or_create(&reason).inc();
         self.meter.closed.fetch_add(1, Ordering::Relaxed);

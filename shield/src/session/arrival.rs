@@ -1,10 +1,12 @@
-//! How a session came to be, for its trace.
+//! How a session came to be.
 
 use std::{sync::Arc, time::SystemTime};
 
 use arqon_telemetry::{Span, TraceContext, Tracer, metrics::TenantMeter, trace::Kind};
 
-/// The moments of a connection before it became a session.
+use super::frame::Encoding;
+
+/// What is known of a connection from before it became a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     /// It was accepted.
@@ -13,6 +15,8 @@ pub struct Arrival {
     pub judged: (SystemTime, SystemTime),
     /// The client's own trace.
     pub parent: Option<TraceContext>,
+    /// What it speaks, as the upgrade agreed.
+    pub encoding: Encoding,
 }
 
 // === impl Arrival ===
@@ -25,6 +29,7 @@ impl Arrival {
             since: now,
             judged: (now, now),
             parent: None,
+            encoding: Encoding::Binary,
         }
     }
 
@@ -34,6 +39,7 @@ impl Arrival {
             since,
             judged: (began, ended),
             parent,
+            encoding: _,
         } = *self;
         let name = "shield.connect";
         let span = tracer.begin_at(name, Kind::Server, tenant, parent, || 1, || since);

@@ -4,9 +4,9 @@
 //! room: header and payload are laid out once, in one allocation, and each
 //! session's queue holds a counted reference to it.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, fmt, sync::Arc};
 
-use arqon_proto::v1;
+use arqon_proto::{codes::ErrorCode, envelope, json, v1};
 use bytes::BufMut;
 use prost::Message;
 
@@ -33,6 +33,30 @@ const HEADER_MAX: usize = 10;
 /// own would be paid for in every member's queue.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame(Arc<[u8]>);
+
+/// How a session's Envelopes are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Protobuf in binary frames.
+    #[default]
+    Binary,
+    /// ProtoJSON in text frames.
+    Json,
+}
+
+/// What is said to many sessions. Its JSON form is made for the first that
+/// speaks it, and for none where none does.
+#[derive(Debug)]
+pub(crate) struct Shared<T> {
+    binary: T,
+    json: OnceCell<T>,
+}
+
+/// What has a JSON form.
+pub(crate) trait InJson {
+    /// That form.
+    fn in_json(&self) -> Self;
+}
 
 // === impl Frame ===
 
@@ -74,6 +98,11 @@ impl Frame {
             .encode(&mut bytes)
             .expect("a Vec takes all bytes of an Envelope");
         Self(bytes.into())
+    }
+
+    /// Whether it carries an encoded Envelope, which a session of text must get as JSON.
+    fn is_binary(&self) -> bool {
+        self.as_bytes()[0] == BINARY
     }
 
     /// A ping without payload.
@@ -134,6 +163,58 @@ impl Frame {
             _ => 2,
         };
         &self.as_bytes()[header..]
+    }
+}
+
+// === impl Encoding ===
+
+impl Encoding {
+    /// A frame as it goes to such a session. Control frames are the same for all.
+    pub(super) fn of(self, frame: &Frame) -> Cow<'_, Frame> {
+        match self {
+            Self::Json if frame.is_binary() => Cow::Owned(frame.in_json()),
+            _ => Cow::Borrowed(frame),
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl<T: InJson> Shared<T> {
+    pub(crate) fn new(binary: T) -> Self {
+        Self {
+            binary,
+            json: OnceCell::new(),
+        }
+    }
+
+    /// The form for sessions that speak this.
+    pub(crate) fn in_encoding(&self, encoding: Encoding) -> &T {
+        match encoding {
+            Encoding::Binary => &self.binary,
+            Encoding::Json => self.json.get_or_init(|| self.binary.in_json()),
+        }
+    }
+}
+
+impl InJson for Frame {
+    fn in_json(&self) -> Self {
+        let text = json::encode(self.payload()).unwrap_or_else(|error| {
+            // All frames were made by a Shield, or read as one of a Shield's.
+            tracing::error!(%error, "A frame has no JSON form");
+            let told = envelope::error(ErrorCode::Internal, "", 0, None, 0);
+            json::encode(&told.encode_to_vec()).unwrap_or_default()
+        });
+        let mut bytes = begin(self.sent_us().unwrap_or(0), text.len());
+        put_header(&mut bytes, TEXT, text.len());
+        bytes.extend_from_slice(text.as_bytes());
+        Self(bytes.into())
+    }
+}
+
+impl InJson for Vec<Frame> {
+    fn in_json(&self) -> Self {
+        self.iter().map(Frame::in_json).collect()
     }
 }
 
@@ -198,6 +279,34 @@ mod tests {
         let close = Frame::close(4002, &"ä".repeat(100));
         assert_eq!(&close.as_bytes()[..4], [0x88, 124, 0x0f, 0xa2]);
         assert!(std::str::from_utf8(&close.payload()[2..]).is_ok());
+    }
+
+    #[test]
+    fn a_session_of_text_gets_text_and_the_same_control_frames() {
+        let message = Frame::message(&envelope::pong(7, vec![1].into()).encode_to_vec(), 99);
+        let text = Encoding::Json.of(&message);
+        assert_eq!(text.as_bytes()[0], TEXT);
+        assert_eq!(
+            text.payload(),
+            br#"{"op":"OPCODE_PONG","ref":"7","payload":"AQ=="}"#
+        );
+        assert_eq!(text.sent_us(), Some(99));
+        // Once more changes nothing.
+        assert_eq!(Encoding::Json.of(&text), text);
+        for frame in [Frame::ping(), Frame::close(4001, "x")] {
+            assert_eq!(*Encoding::Json.of(&frame), frame);
+        }
+        assert_eq!(*Encoding::Binary.of(&message), message);
+    }
+
+    #[test]
+    fn the_json_form_is_made_once_and_only_if_it_is_wanted() {
+        let shared = Shared::new(Frame::envelope(&envelope::pong(7, vec![1].into())));
+        let _ = shared.in_encoding(Encoding::Binary);
+        assert!(shared.json.get().is_none());
+        let first = shared.in_encoding(Encoding::Json).as_bytes().as_ptr();
+        let second = shared.in_encoding(Encoding::Json).as_bytes().as_ptr();
+        assert_eq!(first, second);
     }
 
     #[test]

@@ -17,7 +17,11 @@ use arqon_proto::{
 };
 use tokio::sync::watch;
 
-use super::{farewell::Farewells, frame::Frame, outbox::Outbox};
+use super::{
+    farewell::Farewells,
+    frame::{Frame, Shared},
+    outbox::Outbox,
+};
 use crate::auth::Identity;
 
 /// All sessions of this Shield.
@@ -218,8 +222,9 @@ impl Sessions {
             table.goaway = Some(frame.clone());
             table.outboxes()
         };
+        let frame = Shared::new(frame);
         for outbox in all {
-            outbox.push_control(frame.clone());
+            outbox.push_control(frame.in_encoding(outbox.encoding()).clone());
         }
         self.farewells.end();
     }

@@ -104,6 +104,8 @@ pub(super) struct Refusal {
     pub(super) reference: u64,
     /// 0: not said.
     pub(super) retry_after_ms: u32,
+    /// What is told in place of the code's help.
+    pub(super) detail: Option<String>,
     /// The binding that blocked, and its reason, if they may be told.
     pub(super) shown: Option<Shown>,
 }
@@ -253,14 +255,27 @@ impl State {
         })
     }
 
-    /// A text frame came.
-    pub(super) fn on_text(&mut self, now: Now) -> Actions {
-        self.offence(ErrorCode::TextFrame, String::new(), 0, now)
+    /// A frame of the kind came that this session does not speak: `TEXT_FRAME`
+    /// or `BINARY_FRAME`.
+    pub(super) fn on_other_kind(&mut self, code: ErrorCode, now: Now) -> Actions {
+        self.offence(code, String::new(), 0, now)
     }
 
     /// A frame came that is no Envelope of a client.
     pub(super) fn on_fault(&mut self, fault: ClientFault, now: Now) -> Actions {
-        self.offence(fault.code, fault.room, fault.reference, now)
+        let ClientFault {
+            code,
+            room,
+            reference,
+            detail,
+        } = fault;
+        self.offence_of(
+            Refusal {
+                detail,
+                ..Refusal::new(code, room, reference)
+            },
+            now,
+        )
     }
 
     /// A well-formed Envelope of a client came.
@@ -569,9 +584,13 @@ impl State {
     }
 
     /// Refuses, and closes a client that goes on and on.
-    fn offence(&mut self, code: ErrorCode, mut room: String, reference: u64, now: Now) -> Actions {
-        if room.len() > ECHOED_ROOM_MAX {
-            room = String::new();
+    fn offence(&mut self, code: ErrorCode, room: String, reference: u64, now: Now) -> Actions {
+        self.offence_of(Refusal::new(code, room, reference), now)
+    }
+
+    fn offence_of(&mut self, mut refusal: Refusal, now: Now) -> Actions {
+        if refusal.room.len() > ECHOED_ROOM_MAX {
+            refusal.room = String::new();
         }
         let fresh = |start: Instant| now.instant.duration_since(start) < OFFENCE_WINDOW;
         if !self.window.is_some_and(fresh) {
@@ -579,7 +598,7 @@ impl State {
             self.offences = 0;
         }
         self.offences += 1;
-        let mut actions = Actions::from(Action::Refuse(Refusal::new(code, room, reference)));
+        let mut actions = Actions::from(Action::Refuse(refusal));
         if self.offences > self.limits.max_offences {
             actions.push(Action::Close(CloseCode::TooManyOffences));
         }
@@ -679,6 +698,7 @@ impl Refusal {
             room,
             reference,
             retry_after_ms: 0,
+            detail: None,
             shown: None,
         }
     }

@@ -1,4 +1,4 @@
-//! When a session must act of itself: heartbeats and the end of its token.
+//! When a session must act of itself: its first frame, heartbeats and the end of its token.
 //!
 //! Pure, and all moments in one place, so that one timer serves a session.
 
@@ -15,6 +15,8 @@ pub(super) enum Due {
     Ping,
     /// It was silent for two heartbeats.
     HeartbeatLost,
+    /// It has not spoken at all.
+    FirstFrameMissed,
     /// Its token will expire soon.
     TokenExpiring,
     /// Its token has expired, and the grace is over.
@@ -26,6 +28,8 @@ pub(super) enum Due {
 pub(super) struct Timers {
     heartbeat: Duration,
     heard: Instant,
+    /// When its first frame must have come; None once it has.
+    first_frame: Option<Instant>,
     ping: Instant,
     warn: Option<Instant>,
     end: Instant,
@@ -40,12 +44,18 @@ impl Timers {
         let mut timers = Self {
             heartbeat,
             heard: now,
+            first_frame: None,
             ping: now + first,
             warn: None,
             end: now,
         };
         timers.set_token(life, now);
         timers
+    }
+
+    /// The client must be heard by then.
+    pub(super) fn expect_frame(&mut self, by: Instant) {
+        self.first_frame = Some(by);
     }
 
     /// Another token is in force.
@@ -58,12 +68,13 @@ impl Timers {
     /// The client gave a sign of life, or could not be listened to.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
+        self.first_frame = None;
     }
 
     /// When to ask `due` again at the latest.
     pub(super) fn next(&self) -> Instant {
-        let next = self.ping.min(self.end);
-        self.warn.map_or(next, |warn| next.min(warn))
+        let others = [self.warn, self.first_frame].into_iter().flatten();
+        others.fold(self.ping.min(self.end), Instant::min)
     }
 
     /// What is due now, one at a time until there is nothing.
@@ -74,6 +85,9 @@ impl Timers {
         if self.warn.is_some_and(|warn| now >= warn) {
             self.warn = None;
             return Some(Due::TokenExpiring);
+        }
+        if self.first_frame.is_some_and(|by| now >= by) {
+            return Some(Due::FirstFrameMissed);
         }
         if now < self.ping {
             return None;
@@ -169,6 +183,19 @@ mod tests {
             assert_eq!(timers.next(), start + secs(whole + 5));
             assert_eq!(timers.due(timers.next()), Some(Due::TokenExpired));
         }
+    }
+
+    #[test]
+    fn who_never_speaks_is_due_at_once_and_who_spoke_is_not() {
+        let start = Instant::now();
+        let mut timers = Timers::new(secs(25), secs(20), life(100_000), start);
+        timers.expect_frame(start + secs(10));
+        assert_eq!(timers.next(), start + secs(10));
+        assert_eq!(timers.due(start + secs(9)), None);
+        assert_eq!(timers.due(start + secs(10)), Some(Due::FirstFrameMissed));
+        timers.heard(start + secs(10));
+        assert_eq!(timers.due(start + secs(11)), None);
+        assert_eq!(timers.next(), start + secs(20));
     }
 
     #[test]

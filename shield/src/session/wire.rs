@@ -56,7 +56,7 @@ pub(super) struct Wire<S> {
 pub(super) enum Inbound {
     /// A whole binary message.
     Binary(Bytes),
-    /// A whole text message.
+    /// A whole text message, which is UTF-8.
     Text(Bytes),
     /// A ping (answered already) or a pong.
     Control,

@@ -152,6 +152,41 @@ test("a message blocked by a policy shows its error, and nobody hears it", () =>
     assert.equal(await page.evaluate(() => document.activeElement?.id), "payload", "the keyboard is not lost");
   }));
 
+test("a page of its own speaks with Shield by JSON, without any library", () =>
+  withTabs(1, async (page) => {
+    assert.ok(page !== undefined);
+    const { shields } = JSON.parse(arq(["status", "--json"])) as { shields: { public_address: string }[] };
+    const token = arq(["auth", "gen", "--user", "ada"]).trim();
+    // As typed into a console of the browser, on no page at all.
+    const heard = await page.evaluate(
+      ([url, bearer]) =>
+        new Promise<string[]>((resolve, reject) => {
+          const socket = new WebSocket(url ?? "", ["arqon.v1+json", `arqon.bearer.${bearer}`]);
+          const frames: string[] = [socket.protocol];
+          const send = (frame: object): void => socket.send(JSON.stringify(frame));
+          socket.onerror = () => reject(new Error("no session"));
+          socket.onopen = () => send({ op: "OPCODE_JOIN", room: "by-json", ref: 1 });
+          socket.onmessage = ({ data }) => {
+            const frame = JSON.parse(String(data)) as { op: string; payload?: string; error?: { name: string; message: string } };
+            frames.push(frame.op);
+            if (frame.op === "OPCODE_JOINED") send({ op: "OPCODE_PUBLISH", room: "by-json", payload: btoa("hello") });
+            if (frame.op === "OPCODE_MESSAGE") {
+              frames.push(atob(frame.payload ?? ""));
+              send({ op: "OPCODE_PUBLISH", room: "by-json", publish: { ack: "yes" } });
+            }
+            if (frame.op === "OPCODE_ERROR") {
+              frames.push(frame.error?.name ?? "", frame.error?.message ?? "");
+              socket.onclose = () => resolve([socket.protocol, ...frames.slice(1)]);
+              socket.close(1000);
+            }
+          };
+        }),
+      [shields[0]?.public_address, token],
+    );
+    assert.deepEqual(heard.slice(0, -1), ["arqon.v1+json", "OPCODE_WELCOME", "OPCODE_JOINED", "OPCODE_MESSAGE", "hello", "OPCODE_ERROR", "JSON_INVALID"]);
+    assert.match(heard.at(-1) ?? "", /^`publish\.ack`: /);
+  }));
+
 test("a token that is refused says why, with its code", () =>
   withTabs(1, async (page) => {
     assert.ok(page !== undefined);

@@ -23,6 +23,11 @@ impl Neighbour {
         Self { client, said: 0 }
     }
 
+    /// The next message of its room.
+    pub(crate) async fn hears_next(&mut self) -> String {
+        arqon_harness::text_of(&self.client.expect(Opcode::Message).await)
+    }
+
     /// Its room still works, and nothing else reached it.
     pub(crate) async fn is_unharmed(&mut self) {
         self.said += 1;
@@ -289,6 +294,7 @@ async fn repeated_offences_close_with_4502_and_only_the_offender() {
     let mut errors = 0;
     let code = loop {
         match mallory.frame().await {
+            Some(frame) if frame.opcode == op::PING => {}
             Some(frame) if frame.opcode == op::BINARY => errors += 1,
             Some(frame) if frame.opcode == op::CLOSE => {
                 break u16::from_be_bytes([frame.payload[0], frame.payload[1]]);

@@ -5,11 +5,14 @@
 
 mod auth;
 mod bad_input;
+mod certificates;
 mod cluster;
 mod edge;
+mod edge_hardening;
 mod endings;
 mod environment;
 mod isolation;
+mod json;
 mod lost_spine;
 mod policies;
 mod presence;

@@ -392,6 +392,7 @@ async fn a_tenant_that_is_deleted_is_gone_from_brain() {
     eventually!(stage.brain.metric("members").await == 0.0);
     // The next one of the name begins empty.
     let acme = stage.spine.tenant("acme").await;
+    eventually!(stage.shield.metric("tenants_known", "").await == 1.0);
     let mut asker = stage.shield.connect(&acme.token().sign()).await;
     asker.join("lobby").await;
     assert_eq!(ask(&mut asker, "lobby").await.unwrap().count, 0);

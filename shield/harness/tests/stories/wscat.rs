@@ -24,8 +24,12 @@ fn wscat() -> PathBuf {
 
 /// Starts it with pipes for a terminal; it ends when its input does.
 fn start(url: &str, headers: &[String]) -> Child {
+    start_with(url, &[], headers)
+}
+
+fn start_with(url: &str, options: &[&str], headers: &[String]) -> Child {
     let mut command = Command::new(wscat());
-    command.args(["--connect", url]);
+    command.args(["--connect", url]).args(options);
     for header in headers {
         command.args(["-H", header]);
     }
@@ -95,4 +99,42 @@ async fn wscat_connects_with_a_token_and_is_welcomed() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("401"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn wscat_and_a_person_talk_by_json() {
+    let spine = Spine::start().await;
+    let acme = spine.tenant("acme").await;
+    let shield = spine.shield().with("session.json = true").start().await;
+    let url = format!("ws://{}/v1/socket", shield.addr());
+    let header = format!("Authorization: Bearer {}", acme.token().sign());
+    let mut child = start_with(&url, &["-s", "arqon.v1+json"], &[header]);
+    prints(&mut child, &["\"OPCODE_WELCOME\"", "\"user\":\"alice\""]).await;
+    let mut types = child.stdin.take().unwrap();
+    types
+        .write_all(b"{\"op\":\"OPCODE_JOIN\",\"room\":\"lobby\",\"ref\":1}\n")
+        .await
+        .unwrap();
+    prints(&mut child, &["\"OPCODE_JOINED\"", "\"ref\":\"1\""]).await;
+    let mut bob = shield.connect(&acme.token().user("bob").sign()).await;
+    bob.join("lobby").await;
+    bob.publish("lobby", "hello").await;
+    prints(
+        &mut child,
+        &["\"OPCODE_MESSAGE\"", "\"payload\":\"aGVsbG8=\""],
+    )
+    .await;
+    bob.hears("lobby", "hello").await;
+    types
+        .write_all(b"{\"op\":\"OPCODE_PUBLISH\",\"room\":\"lobby\",\"payload\":\"aGk=\"}\n")
+        .await
+        .unwrap();
+    bob.hears("lobby", "hi").await;
+    types
+        .write_all(b"{\"op\":\"JOIN\",\"ref\":2}\n")
+        .await
+        .unwrap();
+    prints(&mut child, &["JSON_INVALID", "`op`"]).await;
+    drop(types);
+    within("wscat to end", child.wait()).await.unwrap();
 }

@@ -15,6 +15,7 @@ mod limits;
 mod queue;
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     fmt,
     sync::{
@@ -38,7 +39,7 @@ use self::{
     backlog::{Backlog, charge_of},
     queue::{Kind, Missed, Queue},
 };
-use super::frame::Frame;
+use super::frame::{Encoding, Frame};
 
 /// Frames of one batch: what one vectored write is given. The kernel takes
 /// 1,024 slices; beyond some hundred the call's own cost no longer shows.
@@ -58,6 +59,8 @@ const IDLE_CAPACITY: usize = 4;
 /// The queue of one session. Room registry, Spine and registry hold it by `Arc`.
 pub struct Outbox {
     session: SessionId,
+    /// Frames are queued in this form, so that the bounds are those of what is sent.
+    encoding: Encoding,
     /// Set with `Queue::closing`, so that the session's task can look without the lock.
     closing: AtomicBool,
     /// Whether so many answers wait that no further request should be read.
@@ -86,12 +89,25 @@ impl Outbox {
     pub fn new(session: SessionId, tenant: &TenantId, limits: Arc<OutboxLimits>) -> Self {
         Self {
             session,
+            encoding: Encoding::Binary,
             closing: AtomicBool::new(false),
             congested: AtomicBool::new(false),
             backlog: limits.backlogs.of(tenant),
             limits,
             queue: Mutex::default(),
         }
+    }
+
+    /// The same for a session that speaks this.
+    #[must_use]
+    pub fn speaking(mut self, encoding: Encoding) -> Self {
+        self.encoding = encoding;
+        self
+    }
+
+    /// What the session speaks. Frames in another form are brought into it.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// The session it belongs to.
@@ -101,6 +117,7 @@ impl Outbox {
 
     /// Queues a MESSAGE of this room, whose rule applies where it finds no room.
     pub fn push_message(&self, room: &RoomId, rule: Overflow, frame: &Frame) {
+        let frame = self.encoding.of(frame);
         let len = frame.len() as u32;
         let mut queue = self.lock();
         if queue.closing.is_some() || queue.ended {
@@ -118,7 +135,7 @@ impl Outbox {
             Overflow::CloseAndReconnect => Kind::Message,
             Overflow::DropOldest | Overflow::LatestOnly => Kind::MessageOf(room.clone()),
         };
-        queue.push_message(frame.clone(), kind);
+        queue.push_message(frame.into_owned(), kind);
         if rule == Overflow::LatestOnly {
             queue.note_latest(room);
         }
@@ -134,6 +151,8 @@ impl Outbox {
     /// What does not fit is never half told; an answer of any size goes to a
     /// session that has none waiting.
     pub(crate) fn push_presence(&self, frames: &[Frame]) -> bool {
+        let frames = frames.iter().map(|frame| self.encoding.of(frame));
+        let frames: Vec<Frame> = frames.map(Cow::into_owned).collect();
         let bytes: u32 = frames.iter().map(|frame| frame.len() as u32).sum();
         let mut queue = self.lock();
         if queue.closing.is_some() || queue.ended {
@@ -148,8 +167,8 @@ impl Outbox {
         }
         load.presence += frames.len() as u32;
         load.presence_bytes += bytes;
-        queue.entries.extend(frames.iter().map(|frame| Entry {
-            frame: frame.clone(),
+        queue.entries.extend(frames.into_iter().map(|frame| Entry {
+            frame,
             kind: Kind::Presence,
         }));
         wake(queue);
@@ -239,6 +258,7 @@ impl Outbox {
     }
 
     fn push_reserved(&self, frame: Frame) -> MutexGuard<'_, Queue> {
+        let frame = self.encoding.of(&frame).into_owned();
         let len = frame.len() as u32;
         let mut queue = self.lock();
         if queue.closing.is_some() || queue.ended {
@@ -357,7 +377,7 @@ impl Outbox {
             }
             let gap = envelope::gap(missed.room.as_str(), missed.reason, Some(missed.count));
             let entry = Entry {
-                frame: Frame::envelope(&gap),
+                frame: self.encoding.of(&Frame::envelope(&gap)).into_owned(),
                 kind: Kind::Control,
             };
             queue.load.add(&entry);

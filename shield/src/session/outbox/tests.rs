@@ -133,6 +133,23 @@ fn a_slow_reader_is_closed_and_its_messages_forgotten_at_once() {
 }
 
 #[test]
+fn what_waits_for_a_session_of_text_is_counted_as_it_is_sent() {
+    let outbox = outbox(1 << 20, 16).speaking(Encoding::Json);
+    let cx = Context::from_waker(Waker::noop());
+    let pong = |len| Frame::envelope(&envelope::pong(1, vec![0; len].into()));
+    outbox.push_message(&room("a"), Overflow::DropOldest, &pong(3_000));
+    outbox.push_control(pong(300));
+    assert!(outbox.push_presence(&[pong(30)]));
+    let mut batch = VecDeque::new();
+    let waiting = outbox.waiting_bytes();
+    assert_eq!(outbox.take(&cx, Load::default(), &mut batch), Take::Frames);
+    let sent: usize = batch.iter().map(|entry| entry.frame.len()).sum();
+    assert_eq!(waiting, sent as u64);
+    assert!(batch.iter().all(|entry| entry.frame.payload()[0] == b'{'));
+    assert!(sent > 4 * 3_330 / 3, "base64 is a third longer: {sent}");
+}
+
+#[test]
 fn an_overrun_reserve_closes() {
     let outbox = outbox(1 << 20, 16);
     let cx = Context::from_waker(Waker::noop());

@@ -268,9 +268,12 @@ fn text_frames_and_the_rest_close_after_the_budget() {
     let mut state = state(identity());
     let start = now();
     for _ in 0..MAX_OFFENCES {
-        assert_eq!(list(state.on_text(start)).len(), 1);
+        assert_eq!(
+            list(state.on_other_kind(ErrorCode::TextFrame, start)).len(),
+            1
+        );
     }
-    let actions = list(state.on_text(start));
+    let actions = list(state.on_other_kind(ErrorCode::TextFrame, start));
     assert!(matches!(&actions[0], Action::Refuse(refusal) if refusal.code == ErrorCode::TextFrame));
     assert_eq!(actions[1], Action::Close(CloseCode::TooManyOffences));
     let later = Now {
@@ -278,7 +281,7 @@ fn text_frames_and_the_rest_close_after_the_budget() {
         ..start
     };
     assert_eq!(
-        list(state.on_text(later)).len(),
+        list(state.on_other_kind(ErrorCode::TextFrame, later)).len(),
         1,
         "a new minute, a new budget"
     );

@@ -246,6 +246,10 @@ catalogue! {
     sessions_closed: Family<CloseReason, Counter> = Family::default(),
     /// Sessions open now.
     sessions: Gauge = Gauge::default(),
+    /// Of those, sessions that speak JSON.
+    json_sessions: Gauge = Gauge::default(),
+    /// Text frames of JSON sessions that are no Envelope, each answered by JSON_INVALID.
+    json_faults: Counter = Counter::default(),
     /// TCP connections accepted on the public listener.
     connections_accepted: Counter = Counter::default(),
     /// TCP connections turned away before an HTTP answer of ours, by reason.
@@ -358,6 +362,8 @@ catalogue! {
     control_stale: Gauge = Gauge::default(),
     /// Unix time in seconds at which the TLS certificate expires; absent without TLS.
     certificate_expiry_time_seconds: Family<NoLabel, Gauge> = Family::default(),
+    /// Changes of the TLS certificate's files that were taken or, where they do not fit each other, not.
+    certificate_reloads: Family<Outcome, Counter> = Family::default(),
     /// Messages published, of the busiest tenants and of all others together.
     tenant_messages_in: TenantCounter = Family::default(),
     /// Messages written to clients, by tenant.
