@@ -205,8 +205,8 @@ impl Shield {
         let sessions = Arc::new(Sessions::new());
         let max_sessions = manifest.session.max_sessions;
         let readiness = Readiness::new(Arc::clone(&tenants), Arc::clone(&sessions), max_sessions);
-        // However an expired token lives on, its revocation does too.
-        let slack = manifest.tokens.leeway.max(manifest.tokens.grace);
+        // A token is taken until its leeway is over, and a session opened then has its grace.
+        let slack = manifest.tokens.leeway + manifest.tokens.grace;
         let parts = Parts {
             tenants,
             revocations: Arc::new(Revocations::new(slack)),

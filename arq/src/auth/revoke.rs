@@ -22,8 +22,9 @@ use crate::tenant::parse as parse_tenant;
 
 /// Clocks of issuers may be ahead by this; further on nothing has been issued yet.
 const AHEAD_SECS: u64 = 300;
-/// An expired token may be accepted for so long still.
-const LEEWAY_SECS: u64 = 300;
+/// A token may be accepted after its end for as long as the largest leeway, and its session lives
+/// for the largest grace from then.
+const LEEWAY_SECS: u64 = 600;
 
 /// Refuse tokens that are good, and close the sessions that have them
 ///
@@ -287,7 +288,7 @@ impl RevokeArgs {
                     .hint("without --issued-before it is now"),
             );
         }
-        if issued_before + MAX_TOKEN_TTL_SECS + LEEWAY_SECS <= now {
+        if issued_before.saturating_add(MAX_TOKEN_TTL_SECS + LEEWAY_SECS) <= now {
             return Err(Failure::usage(format!(
                 "every token issued up to {} has expired",
                 moment(issued_before)
@@ -334,7 +335,7 @@ fn of_token(token: &str, now: u64) -> Result<(TenantId, RevokeTokens)> {
         .and_then(Value::as_u64)
         .ok_or_else(|| Failure::new("the token does not say when it expires"))
         .hint("`arq auth inspect` shows what is wrong with it")?;
-    if expires_at + LEEWAY_SECS <= now {
+    if expires_at.saturating_add(LEEWAY_SECS) <= now {
         let ago = words(now - expires_at);
         return Err(Failure::new(format!("the token expired {ago} ago"))
             .hint("no Shield accepts it; there is nothing to revoke"));

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use arqon_proto::names::NodeId;
 use arqon_proto::v1::{self, control::Order};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -118,8 +119,21 @@ impl Census {
             }
             let due = asked.is_none_or(|asked| !all_said && now.duration_since(asked) >= ASK_AGAIN);
             if let Some(order) = order.as_ref().filter(|_| due) {
-                asked = Some(now);
-                self.control.send_order(None, order.clone()).await?;
+                let first = asked.replace(now).is_none();
+                if first {
+                    self.control.send_order(None, order.clone()).await?;
+                } else {
+                    // Not those that answered: they would kick again who came back.
+                    let missing = self
+                        .shields
+                        .iter()
+                        .filter(|(_, shield)| !silent(shield) && said(shield).is_none())
+                        .filter_map(|(name, _)| NodeId::parse(name).ok());
+                    for shield in missing {
+                        let order = order.clone();
+                        self.control.send_order(Some(&shield), order).await?;
+                    }
+                }
             }
             if let Ok(heard) = tokio::time::timeout(GLANCE, self.hear()).await {
                 heard?;

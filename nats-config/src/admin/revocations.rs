@@ -82,9 +82,13 @@ impl Admin {
     pub async fn drop_unreadable_revocations(&self) -> Result<Vec<RevocationKey>, AdminError> {
         let unreadable = self.control().list_revocations().await?.unreadable;
         let mut dropped = Vec::new();
-        for (key, _) in unreadable {
-            self.control().delete_revocation(&key).await?;
-            dropped.push(key);
+        for (key, revision) in unreadable {
+            match self.control().delete_revocation(&key, revision).await {
+                Ok(()) => dropped.push(key),
+                // Somebody has written a good one there meanwhile.
+                Err(ControlError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(dropped)
     }

@@ -241,9 +241,28 @@ impl ControlStore {
         }
     }
 
-    /// Takes a revocation away.
-    pub async fn delete_revocation(&self, key: &RevocationKey) -> Result<(), ControlError> {
-        self.revocations.delete(&key.to_string()).await
+    /// Takes a revocation away, if its key is still at `revision`.
+    pub async fn delete_revocation(
+        &self,
+        key: &RevocationKey,
+        revision: u64,
+    ) -> Result<(), ControlError> {
+        let key = key.to_string();
+        let store = self.revocations.store().await?;
+        match store.delete_expect_revision(&key, Some(revision)).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
+                Err(ControlError::Conflict {
+                    bucket: subjects::BUCKET_REVOCATIONS,
+                    key,
+                })
+            }
+            Err(error) => Err(ControlError::Write {
+                bucket: subjects::BUCKET_REVOCATIONS,
+                key,
+                source: error.into(),
+            }),
+        }
     }
 
     /// All revocations, by key.

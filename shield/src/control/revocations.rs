@@ -122,9 +122,10 @@ impl Revocations {
         narrows.map(|key| key.tenant().cloned())
     }
 
-    /// Forgets what has expired.
+    /// Forgets what has expired, a day later: a clock that leaps ahead and comes
+    /// back must make no revoked token good.
     pub(crate) fn purge(&self) {
-        let cut = now().saturating_sub(self.slack);
+        let cut = now().saturating_sub(self.slack + 24 * 3600);
         let alive = |revoked: &Revoked| revoked.expires_at > cut;
         self.write().tenants.retain(|_, tenant| {
             tenant.all = tenant.all.filter(alive);
@@ -138,13 +139,14 @@ impl Revocations {
     pub(crate) fn summary(&self) -> Option<v1::RevocationSummary> {
         let index = self.read();
         let revision = index.revision?;
+        let cut = now().saturating_sub(self.slack);
         let (mut in_force, mut unreadable) = (0, index.foreign.len());
         for tenant in index.tenants.values() {
             let known = tenant.users.values().chain(tenant.jtis.values());
             for revoked in known.chain(&tenant.all) {
                 match *revoked == UNREADABLE {
                     true => unreadable += 1,
-                    false => in_force += 1,
+                    false => in_force += u32::from(revoked.expires_at > cut),
                 }
             }
             unreadable += tenant.foreign.len();
@@ -334,10 +336,15 @@ mod tests {
         revocations.purge();
         let in_force = |revocations: &Revocations| revocations.summary().unwrap().in_force;
         assert_eq!(in_force(&revocations), u32::from(now() < NOW + 5));
-        let old = with(vec![record(&jti, Tokens::Jti("one".to_owned()), 0, 1)]);
-        assert_eq!(in_force(&old), 1);
+        // What has just expired is kept for a day, and is not in force.
+        let event = record(&jti, Tokens::Jti("one".to_owned()), 0, now() - 60);
+        let old = with(vec![event]);
         old.purge();
         assert_eq!(in_force(&old), 0);
+        assert_eq!(old.read().tenants.len(), 1);
+        let older = with(vec![record(&jti, Tokens::Jti("one".to_owned()), 0, 1)]);
+        older.purge();
+        assert_eq!(older.read().tenants.len(), 0);
     }
 
     #[test]

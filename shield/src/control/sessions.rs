@@ -61,8 +61,8 @@ impl Answer {
     ) -> Self {
         let reason = &order.reason;
         let total = match filter(order.filter.as_ref()) {
-            // Nobody kicks a whole platform by leaving everything out.
-            Ok(filter) if filter != SessionFilter::default() => {
+            // Nobody kicks a whole platform by leaving everything out, nor a user of every tenant.
+            Ok(filter) if filter.tenant.is_some() || filter.session.is_some() => {
                 let count = sessions.kick(&filter);
                 info!(
                     sessions = count,

@@ -198,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     fn close_if_revoked(&self) {
         if self.ctx.verifier.is_revoked(self.state.identity()) {
-            self.outbox.close(CloseCode::TokenRevokedClose);
+            self.outbox.cut(CloseCode::TokenRevokedClose);
         }
     }
 
@@ -207,12 +207,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             if let Poll::Ready(end) = self.poll_requests(cx) {
                 return Poll::Ready(end);
             }
-            let paused = self.is_paused();
+            let paused = self.is_paused() || self.wire.is_clogged();
             if let Poll::Ready(end) = self.poll_outbox(cx) {
                 return Poll::Ready(end);
             }
             // What was written may end a pause, for which nothing else wakes.
-            let resumed = paused && !self.is_paused();
+            let resumed = paused && !self.is_paused() && !self.wire.is_clogged();
             match self.poll_timer(cx) {
                 Poll::Ready(Some(end)) => return Poll::Ready(end),
                 Poll::Pending if !resumed => return Poll::Pending,
@@ -559,7 +559,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     fn on_stall(&mut self, cx: &mut Context<'_>) {
         let written = self.take_written();
         self.outbox.stall(cx, written);
-        if self.wire.take_progress() || self.stalled.is_none() {
+        // Who is being closed wins no time by reading a little now and then.
+        let progressed = self.wire.take_progress() && !self.outbox.is_closing();
+        if progressed || self.stalled.is_none() {
             self.stalled = Some(Instant::now());
         }
         self.set_timer();

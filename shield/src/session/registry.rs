@@ -139,7 +139,7 @@ impl Sessions {
             Some(sessions) => sessions.values().map(|live| live.outbox.clone()).collect(),
             None => Vec::new(),
         };
-        all.iter().for_each(|outbox| outbox.close(code));
+        all.iter().for_each(|outbox| outbox.cut(code));
         all.len()
     }
 
@@ -156,14 +156,14 @@ impl Sessions {
             .of(tenant)
             .filter(|(_, live)| is_revoked(&live.identity));
         revoked
-            .map(|(_, live)| live.outbox.close(CloseCode::TokenRevokedClose))
+            .map(|(_, live)| live.outbox.cut(CloseCode::TokenRevokedClose))
             .count()
     }
 
     /// Closes the sessions that are meant with KICKED; how many there were.
     pub fn kick(&self, filter: &SessionFilter) -> usize {
         let meant = self.matching(filter);
-        let kick = |(outbox, _): &(Arc<Outbox>, _)| outbox.close(CloseCode::Kicked);
+        let kick = |(outbox, _): &(Arc<Outbox>, _)| outbox.cut(CloseCode::Kicked);
         meant.iter().for_each(kick);
         meant.len()
     }
@@ -282,11 +282,13 @@ impl Drop for Registration {
         let Some(sessions) = table.tenants.get_mut(&self.tenant) else {
             return;
         };
-        sessions.remove(&self.session);
+        let known = sessions.remove(&self.session).is_some();
         if sessions.is_empty() {
             table.tenants.remove(&self.tenant);
         }
-        self.sessions.count.send_modify(|count| *count -= 1);
+        if known {
+            self.sessions.count.send_modify(|count| *count -= 1);
+        }
     }
 }
 

@@ -32,7 +32,8 @@ pub(super) struct Timers {
     first_frame: Option<Instant>,
     ping: Instant,
     warn: Option<Instant>,
-    end: Instant,
+    /// None once it was told: a session that cannot be closed yet is not told for ever.
+    end: Option<Instant>,
 }
 
 // === impl Timers ===
@@ -47,7 +48,7 @@ impl Timers {
             first_frame: None,
             ping: now + first,
             warn: None,
-            end: now,
+            end: None,
         };
         timers.set_token(life, now);
         timers
@@ -62,7 +63,7 @@ impl Timers {
     pub(super) fn set_token(&mut self, life: TokenLife, now: Instant) {
         let before = WARN_BEFORE.min(life.whole / 3);
         self.warn = Some(now + life.left.saturating_sub(before));
-        self.end = now + life.left + life.grace;
+        self.end = Some(now + life.left + life.grace);
     }
 
     /// The client gave a sign of life, or could not be listened to.
@@ -73,13 +74,14 @@ impl Timers {
 
     /// When to ask `due` again at the latest.
     pub(super) fn next(&self) -> Instant {
-        let others = [self.warn, self.first_frame].into_iter().flatten();
-        others.fold(self.ping.min(self.end), Instant::min)
+        let others = [self.warn, self.first_frame, self.end];
+        others.into_iter().flatten().fold(self.ping, Instant::min)
     }
 
     /// What is due now, one at a time until there is nothing.
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
-        if now >= self.end {
+        if self.end.is_some_and(|end| now >= end) {
+            self.end = None;
             return Some(Due::TokenExpired);
         }
         if self.warn.is_some_and(|warn| now >= warn) {
@@ -196,6 +198,19 @@ mod tests {
         timers.heard(start + secs(10));
         assert_eq!(timers.due(start + secs(11)), None);
         assert_eq!(timers.next(), start + secs(20));
+    }
+
+    #[test]
+    fn the_end_is_told_once() {
+        let start = Instant::now();
+        let mut timers = Timers::new(secs(100_000), secs(100_000), life(90), start);
+        assert_eq!(timers.due(start + secs(60)), Some(Due::TokenExpiring));
+        let end = timers.next();
+        assert_eq!(timers.due(end), Some(Due::TokenExpired));
+        assert!(
+            timers.next() > end,
+            "a stalled session would else be woken without end"
+        );
     }
 
     #[test]

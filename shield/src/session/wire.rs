@@ -111,10 +111,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Whether so many answers to the client's control frames wait that none of
+    /// its messages is read: nothing wakes for those then.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.socket().control.len() > CONTROL_MAX
+    }
+
     /// The next message of the client. Pauses while answers to its control
     /// frames cannot be written.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Inbound> {
-        if self.socket().control.len() > CONTROL_MAX {
+        if self.is_clogged() {
             return Poll::Pending;
         }
         let Some(message) = ready!(Pin::new(&mut self.reader).poll_next(cx)) else {

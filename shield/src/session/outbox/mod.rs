@@ -188,6 +188,19 @@ impl Outbox {
         wake(queue);
     }
 
+    /// As `close`, for one who must hear nothing more: messages that wait are forgotten.
+    pub fn cut(&self, code: CloseCode) {
+        let mut queue = self.lock();
+        if queue.closing.is_none() && !queue.ended {
+            let dropped = queue.forget_messages();
+            queue.lost = None;
+            self.settle(&mut queue);
+            self.limits.counters.session_ended.inc_by(dropped.into());
+        }
+        self.set_closing(&mut queue, code);
+        wake(queue);
+    }
+
     /// Whether `close` was called, or an overflow closed.
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
