@@ -76,6 +76,8 @@ impl ShieldParams {
         // Short, so that stories of a drain need not wait for real clients.
         params.set("drain.timeout_secs", 5);
         params.set("drain.spread_secs", 0);
+        // Clients of stories answer pings only while they read.
+        params.set("session.first_frame_timeout_secs", 300);
         params.id("shield-1").pool("default")
     }
 
