@@ -52,7 +52,10 @@ fn of(tenant: &str, user: &str, session: &str) -> SessionFilter {
 
 async fn user(shield: &TestShield, tenant: &TestTenant, name: &str) -> Client {
     let token = tenant.token().user(name).claim("jti", format!("of {name}"));
-    shield.connect(&token.sign()).await
+    let mut client = shield.connect(&token.sign()).await;
+    // Who never says a word is closed for it.
+    client.ping().await;
+    client
 }
 
 #[tokio::test]
