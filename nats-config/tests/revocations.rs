@@ -6,6 +6,7 @@ mod common;
 use arqon_proto::names::UserId;
 use arqon_proto::v1::{self, revocation::Tokens};
 use arqon_spine::admin::{AdminError, RevokeTokens};
+use arqon_spine::connect::Connection;
 use arqon_spine::control::{ControlError, ControlStore, RecordEvent, RevocationKey};
 use arqon_spine::nats::jetstream;
 use arqon_spine::state::Role;
@@ -46,6 +47,12 @@ async fn the_server_drops_what_has_ended_and_tells_so() {
         .unwrap();
     let lasting = one_token("lasting", 2_000);
     control.put_revocation(&lasting, 0, 1_000).await.unwrap();
+    let key = RevocationKey::read(&brief.key);
+    if is_2_11(&shield) {
+        // It drops the record and tells nobody: Shields go by their own clocks.
+        let gone = async { while control.get_revocation(&key).await.unwrap().0.is_some() {} };
+        return tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    }
     let gone = async {
         loop {
             match watch.next().await.unwrap().unwrap() {
@@ -65,7 +72,6 @@ async fn the_server_drops_what_has_ended_and_tells_so() {
     let left: Vec<_> = left.entries.iter().map(|(_, record, _)| record).collect();
     assert_eq!(left, [&lasting]);
     // What was dropped can be written again.
-    let key = RevocationKey::read(&brief.key);
     let (found, at) = control.get_revocation(&key).await.unwrap();
     assert_eq!(found, None);
     control.put_revocation(&brief, at, 0).await.unwrap();
@@ -128,6 +134,10 @@ async fn a_record_that_cannot_be_read_is_told_so_and_gives_way() {
     assert_eq!((found.entries.len(), found.unreadable.len()), (1, 0));
 }
 
+fn is_2_11(connection: &Connection) -> bool {
+    connection.client.server_info().version.starts_with("2.11.")
+}
+
 fn prost_bytes(record: &v1::Revocation) -> Vec<u8> {
     use prost::Message as _;
     record.encode_to_vec()
@@ -137,7 +147,8 @@ fn prost_bytes(record: &v1::Revocation) -> Vec<u8> {
 async fn a_bucket_of_an_older_version_learns_to_forget() {
     let (spine, admin) = Spine::start().await;
     create(&admin, "acme").await;
-    let raw = jetstream::new(spine.role(Role::Admin, "raw").await.client.clone());
+    let connection = spine.role(Role::Admin, "raw").await;
+    let raw = jetstream::new(connection.client.clone());
     let old = || jetstream::kv::Config {
         bucket: "revocations".to_owned(),
         history: 1,
@@ -153,6 +164,11 @@ async fn a_bucket_of_an_older_version_learns_to_forget() {
         assert!(!forgets().await);
         // By starting the platform again, or with the first revocation.
         let admin = spine.admin().await;
+        if is_2_11(&connection) {
+            // It does not change such a bucket, and says so; docs/operations.md has the remedy.
+            admin.bootstrap(1, &node("main")).await.unwrap_err();
+            continue;
+        }
         if by_bootstrap {
             admin.bootstrap(1, &node("main")).await.unwrap();
         } else {
