@@ -104,9 +104,8 @@ def check_meta(meta: Mapping[str, str], settings: Settings) -> str | None:
 
 def stamp(headers: dict[str, str], at: datetime, new_id: str) -> str:
     """Sets the headers that are the gateway's; the message's id."""
-    twist = _uuid7(headers.get("X-Twist-ID", ""))
-    if twist is None:
-        headers["X-Twist-ID"] = twist = new_id
+    twist = _uuid7(headers.get("X-Twist-ID", "")) or new_id
+    headers["X-Twist-ID"] = twist
     headers["X-Timestamp"] = f"{at.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S.%f}Z"
     parent = headers.get("traceparent")
     if parent is not None:
