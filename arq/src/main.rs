@@ -30,6 +30,7 @@ mod progress;
 mod publish;
 mod session;
 mod sessions;
+mod shields;
 mod size;
 mod spine;
 mod status;

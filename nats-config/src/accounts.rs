@@ -27,6 +27,14 @@ pub const TEMPLATE_SUBS: i64 = 10_016;
 /// Bytes of one frame unless a manifest says otherwise.
 pub const DEFAULT_MAX_FRAME_BYTES: u32 = 64 * 1024;
 
+/// Application headers of one message take no more by any manifest
+/// (`session.max_header_bytes`).
+pub const MAX_HEADER_BYTES: u32 = 15_360;
+
+/// What Shield adds to a message at most: headers of its own, the sender, the
+/// NATS header.
+const ADDED_BYTES: i64 = 16 * 1024;
+
 /// Connections of one tenant: two for each Shield (rotation overlaps) of a
 /// pool of 60, and some for debugging. A leaked credential can take no more.
 pub const TENANT_CONNECTIONS: i64 = 128;
@@ -61,7 +69,21 @@ pub struct ControlKeys {
 /// Bytes of the largest NATS message of a tenant: the largest client frame plus
 /// room for what Shield adds (its own headers, the sender, the NATS header).
 pub fn account_payload(max_frame_bytes: u32) -> i64 {
-    i64::from(max_frame_bytes) + 16 * 1024
+    i64::from(max_frame_bytes) + ADDED_BYTES
+}
+
+/// Bytes of the largest NATS message of this tenant: what its own limits leave
+/// of the platform's. A leaked credential can send no larger one either.
+pub fn tenant_payload(limits: &v1::TenantLimits, max_frame_bytes: u32) -> i64 {
+    let platform = account_payload(max_frame_bytes);
+    let headers = match limits.max_header_bytes {
+        0 => MAX_HEADER_BYTES,
+        some => some.min(MAX_HEADER_BYTES),
+    };
+    match limits.max_payload_bytes {
+        0 => platform,
+        some => platform.min(i64::from(some) + i64::from(headers) + ADDED_BYTES),
+    }
 }
 
 /// A tenant's account, from its record. `pool_keys` are the fleet keys of its
@@ -89,8 +111,10 @@ pub fn tenant_account(
         "debug-write",
         debug_write_template(payload),
     ));
+    let own = record.limits.unwrap_or_default();
     let limits = AccountLimits {
-        payload,
+        // The templates keep the platform's: NATS cuts every connection whose template changes.
+        payload: tenant_payload(&own, max_frame_bytes),
         imports: 8,
         conn: if suspended { 0 } else { TENANT_CONNECTIONS },
         ..no_jetstream()
@@ -222,8 +246,8 @@ pub fn system_template() -> Template {
     }
 }
 
-/// A Shield on CONTROL: reads every bucket and module, hears orders, reports
-/// under its own name.
+/// A Shield on CONTROL: reads every bucket and module, hears orders and what
+/// tenants use elsewhere, reports under its own name.
 pub fn control_shield_template() -> Template {
     let reads = subjects::BUCKETS
         .iter()
@@ -238,6 +262,7 @@ pub fn control_shield_template() -> Template {
             "ctl.all.>",
             &format!("ctl.shield.{OWN_NAME}.>"),
             &format!("brain.*.ask.{OWN_NAME}"),
+            subjects::shield_loads(),
             OWN_INBOX,
         ]),
         subs: 256,

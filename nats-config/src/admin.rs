@@ -10,6 +10,7 @@
 //! moved: the last one to push always pushed the newest record.
 
 mod census;
+mod limits;
 mod policies;
 mod pools;
 mod push;
@@ -32,6 +33,7 @@ use crate::credentials::{CredentialsError, MintedUser, mint_user};
 use crate::state::{FixedAccount, Role, StateError, StateFolder};
 
 pub use census::{Answer, Census, ShieldSessions};
+pub use limits::LimitsChanged;
 pub use policies::{
     BindPolicy, Expected, INLINE_CONFIG_BYTES, MAX_HISTORY, MAX_VERSIONS, Policies, PolicyChange,
     PolicyError, PushedVersion, RecordError, ShieldOutcome, ShieldReport, ShieldReports,
@@ -311,15 +313,6 @@ impl Admin {
     ) -> Result<v1::TenantRecord, AdminError> {
         self.change(id, |record| record.issuers.clone_from(&issuers))
             .await
-    }
-
-    /// Replaces what a tenant may use.
-    pub async fn set_limits(
-        &self,
-        id: &TenantId,
-        limits: v1::TenantLimits,
-    ) -> Result<v1::TenantRecord, AdminError> {
-        self.change(id, |record| record.limits = Some(limits)).await
     }
 
     /// Sets what becomes of messages for slow readers of some rooms, in front of

@@ -41,6 +41,7 @@ const ORDER: &str = "order";
 const BEAT: &str = "beat";
 const PRESENCE: &str = "presence";
 const ASK: &str = "ask";
+const LOAD: &str = "load";
 
 /// A cluster that has just started refuses, or does not answer at all, until it
 /// has elected a leader.
@@ -379,6 +380,31 @@ impl ControlStore {
             .filter_map(
                 |message| async move { v1::PresenceAsk::decode(typed(&message, ASK)?).ok() },
             )
+            .boxed())
+    }
+
+    /// Tells what tenants use on a Shield.
+    pub async fn publish_load(
+        &self,
+        id: &NodeId,
+        load: &v1::ShieldLoad,
+    ) -> Result<(), ControlError> {
+        self.publish(subjects::shield_load(id), LOAD, load.encode_to_vec())
+            .await
+    }
+
+    /// What tenants use on every Shield, this one too; reports under a name that
+    /// is not the sender's are dropped.
+    pub async fn subscribe_loads(
+        &self,
+    ) -> Result<BoxStream<'static, v1::ShieldLoad>, ControlError> {
+        let messages = self.subscribe(subjects::shield_loads().to_owned()).await?;
+        Ok(messages
+            .filter_map(|message| async move {
+                let load = v1::ShieldLoad::decode(typed(&message, LOAD)?).ok()?;
+                let id = NodeId::parse(&load.shield).ok()?;
+                (message.subject.as_str() == subjects::shield_load(&id)).then_some(load)
+            })
             .boxed())
     }
 

@@ -55,6 +55,16 @@ pub fn shield_beats() -> &'static str {
     "shield.*.beat"
 }
 
+/// What tenants use on one Shield.
+pub fn shield_load(id: &NodeId) -> String {
+    format!("shield.{id}.load")
+}
+
+/// What tenants use on every Shield.
+pub fn shield_loads() -> &'static str {
+    "shield.*.load"
+}
+
 /// How one Shield stands with policies.
 pub fn shield_policies(id: &NodeId) -> String {
     format!("shield.{id}.policies")

@@ -82,6 +82,18 @@ fn accounts_are_as_written_down() {
     back.limits.conn = active.body.limits.conn;
     assert_eq!(back, active.body);
 
+    // What NATS can hold a tenant to is in the account, and in no template: those cut connections.
+    record.set_state(v1::TenantState::Active);
+    record.limits = Some(v1::TenantLimits {
+        max_payload_bytes: 1_000,
+        max_header_bytes: 24,
+        ..Default::default()
+    });
+    let mut small = build(&record);
+    assert_eq!(small.body.limits.payload, 1_024 + 16 * 1024);
+    small.body.limits.payload = active.body.limits.payload;
+    assert_eq!(small.body, active.body);
+
     golden("system", accounts::system_account(ACCOUNT, "ACONTROLPLANE"));
     let keys = ControlKeys {
         shield: "ASHIELD".to_owned(),

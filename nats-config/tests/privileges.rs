@@ -61,6 +61,7 @@ async fn a_shield_reads_and_reports_and_no_more() {
         "$JS.API.ACCOUNT.PURGE.CONTROL",
         "shield.shield-2.beat",
         "shield.shield-2.policies",
+        "shield.shield-2.load",
         "shield.shield-2.audit",
         "brain.brain-1.beat",
         "ctl.all.order",

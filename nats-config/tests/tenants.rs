@@ -4,7 +4,8 @@
 mod common;
 
 use arqon_proto::v1;
-use arqon_spine::connect::{ConnectError, TenantOptions, connect_tenant};
+use arqon_spine::admin::WaitFor;
+use arqon_spine::connect::{ConnectError, Connection, TenantOptions, connect_tenant};
 use common::{Spine, create, ends, node, tenant, wish};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,6 +153,51 @@ async fn two_admins_agree() {
         (report.unchanged, report.pushed.len(), report.orphans.len()),
         (1, 0, 0)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_two_admins_both_hold_and_nats_holds_the_tenant_to_the_size() {
+    let (spine, one) = Spine::start().await;
+    let record = create(&one, "acme").await;
+    let other = spine.admin().await;
+    let id = tenant("acme");
+    let wait = WaitFor {
+        census: std::time::Duration::ZERO,
+        patience: std::time::Duration::ZERO,
+    };
+    let size = |limits: &mut v1::TenantLimits| limits.max_payload_bytes = 1_000;
+    let rate = |limits: &mut v1::TenantLimits| limits.messages_per_sec = 7;
+    let (a, b) = tokio::join!(
+        one.change_limits(&id, size, wait),
+        other.change_limits(&id, rate, wait)
+    );
+    assert!(!a.unwrap().account_behind && !b.unwrap().account_behind);
+    let limits = one.show(&id).await.unwrap().limits.unwrap();
+    assert_eq!((limits.max_payload_bytes, limits.messages_per_sec), (1_000, 7));
+
+    // As Shield would not: 1,000 bytes, 15,360 of headers, and 16 KiB of ours.
+    let publish = async |connection: &Connection, bytes: usize| {
+        let client = &connection.client;
+        client
+            .publish("acme.lobby", vec![0; bytes].into())
+            .await
+            .unwrap();
+    };
+    let connection = spine.fleet(&record).await;
+    publish(&connection, 32_744).await;
+    common::barrier(&connection).await;
+    // Raised while it is connected, and nobody is cut for that.
+    let off = |limits: &mut v1::TenantLimits| limits.max_payload_bytes = 0;
+    let raised = one.change_limits(&id, off, wait).await.unwrap();
+    assert_eq!(raised.shields, Some(Vec::new()));
+    publish(&connection, 32_745).await;
+    common::barrier(&connection).await;
+    let lowered = one.change_limits(&id, size, wait).await.unwrap();
+    assert!(!lowered.account_behind, "no Shield is there to wait for");
+    publish(&connection, 32_745).await;
+    ends(connection.events).await;
+    let unchanged = one.change_limits(&id, size, wait).await.unwrap();
+    assert_eq!(unchanged.shields, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,14 +34,15 @@ pub struct HeaderLimits {
 }
 
 /// Checks what a client sent: `X-Twist-ID` and `traceparent` may be there and
-/// are not counted, other names that are ours (in any case) may not.
+/// are not counted, other names that are ours (in any case) may not. The bytes
+/// that are counted.
 ///
 /// # Errors
 /// `HEADER_INVALID`, `HEADER_RESERVED` or `HEADERS_TOO_LARGE`.
 pub fn check_client_headers(
     headers: &BTreeMap<String, String>,
     limits: &HeaderLimits,
-) -> Result<(), ErrorCode> {
+) -> Result<usize, ErrorCode> {
     let (mut count, mut bytes) = (0_usize, 0_usize);
     for (name, value) in headers {
         if !valid_name(name) || value.chars().any(char::is_control) {
@@ -61,7 +62,7 @@ pub fn check_client_headers(
     if count > limits.max_headers || bytes > limits.max_header_bytes {
         return Err(ErrorCode::HeadersTooLarge);
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// RFC 3339, UTC, always six digits of a second: equal lengths sort as text.
@@ -125,7 +126,7 @@ mod tests {
         max_header_bytes: 20,
     };
 
-    fn check(headers: &[(&str, &str)]) -> Result<(), ErrorCode> {
+    fn check(headers: &[(&str, &str)]) -> Result<usize, ErrorCode> {
         let map = headers
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn ours_are_allowed_by_exact_name_only() {
-        assert_eq!(check(&[("X-Twist-ID", "a"), ("traceparent", "b")]), Ok(()));
+        assert_eq!(check(&[("X-Twist-ID", "a"), ("traceparent", "b")]), Ok(0));
         for name in [
             "X-Timestamp",
             "x-timestamp",
@@ -153,7 +154,7 @@ mod tests {
         }
         assert_eq!(
             check(&[("X", "a"), ("tracestate", "b")]),
-            Ok(()),
+            Ok(13),
             "not ours"
         );
         let long = "a".repeat(257);
@@ -185,17 +186,17 @@ mod tests {
             check(&[(&"n".repeat(129), "")]),
             Err(ErrorCode::HeaderInvalid)
         );
-        assert_eq!(check(&[("ok", "ä ✓")]), Ok(()));
+        assert_eq!(check(&[("ok", "ä ✓")]), Ok(8));
     }
 
     #[test]
     fn count_and_bytes_have_limits() {
-        assert_eq!(check(&[("a", ""), ("b", "")]), Ok(()));
+        assert_eq!(check(&[("a", ""), ("b", "")]), Ok(2));
         assert_eq!(
             check(&[("a", ""), ("b", ""), ("c", "")]),
             Err(ErrorCode::HeadersTooLarge)
         );
-        assert_eq!(check(&[("a", &"v".repeat(19))]), Ok(()));
+        assert_eq!(check(&[("a", &"v".repeat(19))]), Ok(20));
         assert_eq!(
             check(&[("a", &"v".repeat(20))]),
             Err(ErrorCode::HeadersTooLarge)

@@ -39,6 +39,7 @@ use crate::{
     control::{self, Control, ControlContext, ControlParams, Revocations, Tenants},
     edge::{self, Certificate, Edge, Readiness, Status, TenantStatus, TlsError},
     policy::{self, Deployer, DeployerParams, Machinery, PolicyStartError},
+    quota::Quotas,
     session::{self, SessionContext, Sessions},
     spine::{SpineError, SpineParams, SpinePool},
 };
@@ -185,7 +186,13 @@ impl Shield {
         metrics.set_tracer(telemetry.tracer().clone());
         first_contact(&manifest).await?;
 
-        let pool = SpinePool::new(params, &metrics)?;
+        let quotas = Arc::new(Quotas::new(
+            &manifest.node.id,
+            &manifest.node.pool,
+            manifest.quotas,
+            &metrics,
+        ));
+        let pool = SpinePool::new(params, quotas, &metrics)?;
         let Machinery {
             host,
             compiler,
@@ -434,9 +441,11 @@ impl Parts {
             tls,
             verifier,
             readiness: Arc::clone(&self.readiness),
-            open: Box::new(move |socket, read_ahead, identity, arrival| {
+            quotas: Arc::clone(self.pool.quotas()),
+            open: Box::new(move |socket, read_ahead, admitted, arrival| {
                 let context = Arc::clone(&context);
-                let session = session::run(socket, read_ahead, identity, &arrival, context);
+                let edge::Admitted { identity, place } = admitted;
+                let session = session::run(socket, read_ahead, identity, place, &arrival, context);
                 tasks.spawn(session);
             }),
             metrics: self.metrics.clone(),

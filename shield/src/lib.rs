@@ -13,6 +13,7 @@ pub mod edge;
 mod pace;
 pub mod policy;
 pub mod presence;
+pub mod quota;
 pub mod rooms;
 pub mod session;
 pub mod spine;

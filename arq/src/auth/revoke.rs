@@ -16,8 +16,8 @@ use crate::Globals;
 use crate::admin::{audit, by, explain, with};
 use crate::duration::{moment, now_secs, parse_moment, words};
 use crate::failure::{Doing, Failure, Result};
-use crate::output::counted;
 use crate::progress::Progress;
+use crate::shields::{heard, in_force};
 use crate::tenant::parse as parse_tenant;
 
 /// Clocks of issuers may be ahead by this; further on nothing has been issued yet.
@@ -154,15 +154,7 @@ fn tell(revoked: &Revoked, answers: Option<&[Answer<()>]>, globals: &Globals) ->
     let Some(answers) = answers else {
         return Ok(());
     };
-    let named = |said: bool| {
-        let those = answers
-            .iter()
-            .filter(|answer| answer.said.is_some() == said);
-        those
-            .map(|answer| answer.shield.as_str())
-            .collect::<Vec<_>>()
-    };
-    let (there, missing) = (named(true), named(false));
+    let (there, missing) = heard(answers);
     if !missing.is_empty() {
         return Err(Failure::new(format!(
             "revoked, but nothing was heard of it from {}",
@@ -170,16 +162,7 @@ fn tell(revoked: &Revoked, answers: Option<&[Answer<()>]>, globals: &Globals) ->
         ))
         .hint("it holds there once that Shield hears the control plane; stop the Shield if that is too late"));
     }
-    if !output.json {
-        output.note(match there.len() {
-            0 => "no Shield is live; each goes by it when it starts".to_owned(),
-            count => format!(
-                "in force on {}: {}",
-                counted(count, "Shield"),
-                there.join(", ")
-            ),
-        });
-    }
+    in_force(&there, globals);
     Ok(())
 }
 

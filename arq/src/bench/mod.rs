@@ -8,6 +8,7 @@ mod dialect;
 mod engine;
 mod idle;
 mod load;
+mod noisy;
 mod policy;
 mod presence;
 mod process;
@@ -58,6 +59,8 @@ enum Command {
     Slow(SlowArgs),
     /// Thousands that come back at once: how they are served, and what those who stayed notice
     Storm(StormArgs),
+    /// A tenant that publishes far beyond its quota, and what another one notices of it
+    Noisy(noisy::NoisyArgs),
     /// What presence costs Brain, and what a storm of joins costs listeners
     Presence(presence::PresenceArgs),
     /// What policies cost a message, beside an HTTP hook with the same check
@@ -241,6 +244,7 @@ pub(crate) fn run(bench: Bench, globals: &Globals) -> Result {
         Command::Idle(args) => idle(&args, globals)?,
         Command::Slow(args) => slow(&args, globals)?,
         Command::Storm(args) => storm(&args, globals)?,
+        Command::Noisy(args) => noisy::noisy(&args, globals)?,
         Command::Presence(args) => {
             return several(|| presence::run(&args, globals), globals);
         }

@@ -2,6 +2,7 @@
 
 mod creds;
 mod issuers;
+mod limits;
 mod overflow;
 
 use arqon_proto::names::TenantId;
@@ -11,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use self::issuers::{IssuerKeys, issuer_json};
+use self::limits::LimitOptions;
 use crate::Globals;
 use crate::admin::{explain, with};
 use crate::duration::moment;
@@ -38,13 +40,8 @@ enum Command {
         /// The tenant
         id: String,
     },
-    /// Show or change its limits; they hold at once
-    Limits {
-        /// The tenant
-        id: String,
-        #[command(flatten)]
-        limits: LimitOptions,
-    },
+    /// Show or change its limits; they hold at once, over all Shields
+    Limits(limits::LimitsArgs),
     /// Show or change what becomes of messages for sessions that read too slowly, by room
     Overflow(overflow::OverflowArgs),
     /// Refuse its sessions and its NATS connections until it is resumed
@@ -75,37 +72,6 @@ enum Command {
     Reassert,
 }
 
-/// Limits as they can be asked for; 0 stands for the platform's.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Limits")]
-struct LimitOptions {
-    /// Sessions at once, over all Shields; 0: the platform's
-    #[arg(long, value_name = "N")]
-    max_connections: Option<u32>,
-    /// Rooms with members, on one Shield; 0: the platform's
-    #[arg(long, value_name = "N")]
-    max_rooms: Option<u32>,
-    /// Rooms one session may be in; 0: the platform's
-    #[arg(long, value_name = "N")]
-    max_rooms_per_session: Option<u32>,
-    /// Bytes of one payload; 0: the platform's
-    #[arg(long, value_name = "BYTES")]
-    max_payload_bytes: Option<u32>,
-}
-
-impl LimitOptions {
-    fn over(&self, current: TenantLimits) -> TenantLimits {
-        TenantLimits {
-            max_connections: self.max_connections.unwrap_or(current.max_connections),
-            max_rooms: self.max_rooms.unwrap_or(current.max_rooms),
-            max_rooms_per_session: self
-                .max_rooms_per_session
-                .unwrap_or(current.max_rooms_per_session),
-            max_payload_bytes: self.max_payload_bytes.unwrap_or(current.max_payload_bytes),
-        }
-    }
-}
-
 #[derive(Debug, Args)]
 struct CreateArgs {
     /// Its id: 1 to 63 of a-z, 0-9 and -, not - at the ends
@@ -128,7 +94,7 @@ pub(crate) fn run(tenant: Tenant, globals: &Globals) -> Result {
         Command::Create(args) => create(&args, globals),
         Command::List { names } => list(names, globals),
         Command::Show { id } => show(&parse(&id)?, globals),
-        Command::Limits { id, limits } => change_limits(&parse(&id)?, &limits, globals),
+        Command::Limits(args) => limits::run(&args, globals),
         Command::Overflow(args) => overflow::run(&args, globals),
         Command::Suspend { id } => suspend(&parse(&id)?, globals),
         Command::Resume { id } => resume(&parse(&id)?, globals),
@@ -157,7 +123,6 @@ fn state_word(record: &TenantRecord) -> &'static str {
 
 /// A tenant's record as `--json` prints it.
 fn tenant_json(record: &TenantRecord) -> Value {
-    let limits = record.limits.unwrap_or_default();
     json!({
         "id": record.id,
         "state": state_word(record),
@@ -165,12 +130,7 @@ fn tenant_json(record: &TenantRecord) -> Value {
         "account": record.account,
         "created_at_ms": record.created_at_ms,
         "issuers": record.issuers.iter().map(issuer_json).collect::<Vec<_>>(),
-        "limits": {
-            "max_connections": limits.max_connections,
-            "max_rooms": limits.max_rooms,
-            "max_rooms_per_session": limits.max_rooms_per_session,
-            "max_payload_bytes": limits.max_payload_bytes,
-        },
+        "limits": limits::json(&record.limits.unwrap_or_default()),
         "overflow": overflow::json(record),
     })
 }
@@ -198,7 +158,8 @@ fn create(args: &CreateArgs, globals: &Globals) -> Result {
             return Err(Failure::new(format!("there is no pool `{pool}`"))
                 .hint("`arq pool list` shows all pools, `arq pool create` makes one"));
         }
-        let limits = args.limits.over(TenantLimits::default());
+        let mut limits = TenantLimits::default();
+        args.limits.put(&mut limits);
         let create = CreateTenant {
             id: id.clone(),
             pool: pool.clone(),
@@ -307,42 +268,8 @@ fn tell(record: &TenantRecord, globals: &Globals) -> Result {
             },
         ),
     ];
-    pairs.extend(limit_pairs(record.limits.unwrap_or_default()));
+    pairs.extend(limits::pairs(&record.limits.unwrap_or_default()));
     globals.output.pairs(&pairs)
-}
-
-fn change_limits(id: &TenantId, options: &LimitOptions, globals: &Globals) -> Result {
-    let record = with(globals, async |_, admin| {
-        let record = admin.show(id).await.map_err(explain)?;
-        let current = record.limits.unwrap_or_default();
-        let limits = options.over(current);
-        if limits == current {
-            return Ok(record);
-        }
-        admin.set_limits(id, limits).await.map_err(explain)
-    })?;
-    if globals.output.json {
-        return globals.output.object(&tenant_json(&record)["limits"]);
-    }
-    globals
-        .output
-        .pairs(&limit_pairs(record.limits.unwrap_or_default()))
-}
-
-fn limit_pairs(limits: TenantLimits) -> [(&'static str, String); 4] {
-    let limit = |value: u32| {
-        if value == 0 {
-            "the platform's".to_owned()
-        } else {
-            value.to_string()
-        }
-    };
-    [
-        ("max connections", limit(limits.max_connections)),
-        ("max rooms", limit(limits.max_rooms)),
-        ("max rooms/session", limit(limits.max_rooms_per_session)),
-        ("max payload bytes", limit(limits.max_payload_bytes)),
-    ]
 }
 
 fn reassert(globals: &Globals) -> Result {

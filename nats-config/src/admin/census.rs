@@ -1,5 +1,5 @@
-//! What all live Shields say: whether a revocation is in force, and which
-//! sessions there are.
+//! What all live Shields say: whether a revocation or a tenant's record is in
+//! force, and which sessions there are.
 //!
 //! Who is live is known by beats, so whoever has not beaten within the census
 //! is not waited for, and whoever beats and does not answer is named.
@@ -36,6 +36,7 @@ struct Shield {
     heard: Instant,
     incarnation: String,
     revocations: Option<v1::RevocationSummary>,
+    tenants_revision: u64,
     pages: Vec<v1::SessionsReport>,
 }
 
@@ -82,6 +83,16 @@ impl Census {
             let summary = shield.revocations.as_ref()?;
             (summary.revision >= revision).then_some(())
         };
+        self.wait(wait, None, has).await
+    }
+
+    /// Waits until every live Shield goes by the tenants as of this revision.
+    pub async fn wait_tenants(
+        &mut self,
+        revision: u64,
+        wait: WaitFor,
+    ) -> Result<Vec<Answer<()>>, ControlError> {
+        let has = |shield: &Shield| (shield.tenants_revision >= revision).then_some(());
         self.wait(wait, None, has).await
     }
 
@@ -155,6 +166,7 @@ impl Census {
                 } else {
                     let shield = self.shield(beat.shield, &beat.incarnation);
                     shield.revocations = beat.revocations;
+                    shield.tenants_revision = beat.tenants_revision;
                 }
             }
             answer = self.answers.next() => {
@@ -172,6 +184,7 @@ impl Census {
             heard: Instant::now(),
             incarnation: incarnation.to_owned(),
             revocations: None,
+            tenants_revision: 0,
             pages: Vec::new(),
         };
         let shield = self.shields.entry(name).or_insert_with(new);

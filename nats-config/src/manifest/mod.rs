@@ -4,6 +4,7 @@
 //! value found and what would be valid. No environment variable has any effect.
 
 mod brain;
+mod quotas;
 mod reader;
 mod render;
 pub mod schema;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use arqon_proto::names::NodeId;
+use arqon_proto::v1;
 use toml::Table;
 
 pub use brain::BrainManifest;
@@ -47,6 +49,8 @@ pub struct Manifest {
     pub session: Session,
     /// `[rooms]`
     pub rooms: Rooms,
+    /// `[quotas]`: what holds where a tenant's record says nothing; 0 is no limit.
+    pub quotas: v1::TenantLimits,
     /// `[presence]`
     pub presence: Presence,
     /// `[policy]`
@@ -421,6 +425,7 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         joins_per_sec: u32::try_from(from.integer("rooms.joins_per_sec")).ok()?,
         beacon_after: millis(from, "rooms.beacon_after_ms"),
     };
+    let quotas = quotas::read(from);
     let presence = Presence {
         leave_delay: millis(from, "presence.leave_delay_ms"),
         max_meta_bytes: size(from, "presence.max_meta_bytes"),
@@ -455,6 +460,7 @@ fn read(from: &mut Reader<'_>) -> Option<Manifest> {
         tokens,
         session,
         rooms,
+        quotas,
         presence,
         policy,
         drain,

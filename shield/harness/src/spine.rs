@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use arqon_proto::names::{NodeId, TenantId};
 use arqon_proto::v1;
-use arqon_spine::admin::{Admin, CreateTenant, RevokeTokens, Revoked};
+use arqon_spine::admin::{Admin, CreateTenant, RevokeTokens, Revoked, WaitFor};
 use arqon_spine::connect::{Connection, connect_creds};
 use arqon_spine::control::ControlStore;
 use arqon_spine::server::{self, Io, Process};
@@ -307,6 +307,16 @@ impl Spine {
     pub async fn delete(&self, id: &str) {
         let id = TenantId::parse(id).expect("a tenant id");
         self.admin().await.delete(&id).await.expect("deleted");
+    }
+
+    /// Changes what a tenant may use; it is in force on every Shield when this returns.
+    pub async fn limits(&self, tenant: &TestTenant, change: impl Fn(&mut v1::TenantLimits)) {
+        let admin = self.admin().await;
+        let changed = admin.change_limits(&tenant.id, change, WaitFor::default());
+        let changed = changed.await.expect("limits are changed");
+        let shields = changed.shields.unwrap_or_default();
+        let missing = shields.iter().any(|answer| answer.said.is_none());
+        assert!(!missing, "not in force: {shields:?}");
     }
 
     /// Has tokens of a tenant revoked; it is written when this returns.

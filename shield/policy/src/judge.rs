@@ -276,7 +276,7 @@ fn legal(rewrite: &Rewrite, caps: &Caps) -> Result<(), Fault> {
         return illegal("a change to headers of the platform");
     }
     match check_client_headers(headers, &caps.headers) {
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
         Err(ErrorCode::HeaderReserved) => illegal("a change to headers of the platform"),
         Err(ErrorCode::HeadersTooLarge) => illegal("a change to headers over the limits"),
         Err(_) => illegal("a change to headers that are none"),

@@ -101,6 +101,7 @@ impl Reporter {
             slow_readers: context.metrics.slow_consumers.get(),
             auth_failures: sum(&context.metrics.auth_failures),
             revocations: context.revocations.summary(),
+            tenants_revision: tenants.revision(),
         }
     }
 

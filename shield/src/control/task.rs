@@ -33,7 +33,7 @@ use super::{
     beat::{Reporter, set_gauges, set_queue_bytes},
     sessions::Answer,
 };
-use crate::{policy::Deployer, session::Sessions, spine::SpinePool};
+use crate::{policy::Deployer, quota::Quotas, session::Sessions, spine::SpinePool};
 
 /// How often a Shield reports; others count it as gone after three of these.
 const BEAT: Duration = Duration::from_secs(1);
@@ -258,19 +258,20 @@ impl Task {
         // Before the read, so that no order is missed that follows a change.
         let mut orders = store.subscribe_orders(&params.node).await?;
         let mut asks = store.subscribe_asks(&params.node).await?;
+        let mut loads = store.subscribe_loads().await?;
         let opened = async {
             let (mut records, mut policies, mut revocations) = (
                 store.watch_tenants().await?,
                 store.watch_policies().await?,
                 store.watch_revocations().await?,
             );
-            let all = read_all(&mut records).await?;
+            let (all, read) = read_all(&mut records).await?;
             let bound = read_events(&mut policies).await?;
             let revoked = read_events(&mut revocations).await?;
-            Ok::<_, Broken>((records, policies, revocations, all, bound, revoked))
+            Ok::<_, Broken>((records, policies, revocations, all, read, bound, revoked))
         };
         let opened = tokio::time::timeout(READ_TIMEOUT, opened).await;
-        let (mut records, mut policies, mut revocations, mut all, bound, revoked) =
+        let (mut records, mut policies, mut revocations, mut all, read, bound, revoked) =
             opened.map_err(|_| Broken::Slow)??;
         pulse.was_heard();
         past.heard = Some(pulse.heard());
@@ -292,6 +293,9 @@ impl Task {
         let mut asked = false;
         let mut told_soon = false;
         let mut parted = false;
+        let quotas = self.context.pool.quotas();
+        // When what is used here may be told again out of turn.
+        let mut tell_from = Instant::now();
         loop {
             tokio::select! {
                 in_time = &mut settled, if held.is_some() => {
@@ -299,21 +303,18 @@ impl Task {
                         warn!("Some policies are not made yet; their messages are blocked");
                     }
                     self.apply(self.tenants.replace(held.take().unwrap_or_default()));
+                    self.tenants.set_revision(read);
                     let server = &connection.server;
                     info!(tenants = count, server, "Control plane read to the end");
                     past.read = true;
                 }
-                event = records.next(), if held.is_none() => match event.ok_or(Broken::Ended)?? {
-                    RecordEvent::Put(record, _) => match TenantId::parse(&record.id) {
-                        Ok(id) if self.serves(&record) => self.apply(self.tenants.put(id, record)),
-                        Ok(id) => self.apply(self.tenants.delete(&id)),
-                        Err(_) => {}
-                    },
-                    RecordEvent::Deleted(id, _) | RecordEvent::Unreadable(id, _) => {
-                        self.apply(self.tenants.delete(&id));
+                event = records.next(), if held.is_none() => {
+                    self.change(event.ok_or(Broken::Ended)??);
+                    // Whoever waits for it to be in force hears so.
+                    if !std::mem::replace(&mut told_soon, true) {
+                        beats.reset_after(TELL_SOON);
                     }
-                    RecordEvent::Synced => {}
-                },
+                }
                 event = policies.next() => deployer.changed(event.ok_or(Broken::Ended)??).await,
                 event = revocations.next() => {
                     self.revoke(event.ok_or(Broken::Ended)??);
@@ -341,6 +342,11 @@ impl Task {
                 ask = asks.next() => {
                     asked |= ask.ok_or(Broken::Ended)?.epoch == self.context.pool.presence().epoch();
                 }
+                load = loads.next() => quotas.hear(load.ok_or(Broken::Ended)?, Instant::now()),
+                () = grown_from(quotas, tell_from), if !parted => {
+                    tell_from = Instant::now() + TELL_SOON;
+                    store.publish_load(&params.node, &quotas.tell_soon()).await?;
+                }
                 answer = pulse.answer() => {
                     answer?;
                     past.heard = Some(pulse.heard());
@@ -349,6 +355,7 @@ impl Task {
                     parted = true;
                     let beat = self.reporter.beat(params, &self.tenants, &self.context, true);
                     store.publish_beat(&params.node, &beat).await?;
+                    store.publish_load(&params.node, &quotas.goodbye()).await?;
                     // The process may end as soon as it hears that this is done.
                     let _ = connection.client.flush().await;
                     // Nobody waits any more if this took too long.
@@ -382,12 +389,37 @@ impl Task {
             .reporter
             .beat(&self.params, &self.tenants, &self.context, false);
         store.publish_beat(node, &beat).await?;
+        let pool = &self.context.pool;
+        let load = pool.quotas().tick(Instant::now(), |tenant, hashes| {
+            pool.rooms_here(tenant, hashes)
+        });
+        store.publish_load(node, &load).await?;
         if asked {
             for page in self.context.pool.presence().digests(node.as_str()) {
                 store.publish_presence(node, &page).await?;
             }
         }
         Ok(())
+    }
+
+    /// Takes over a change of the tenants.
+    fn change(&self, event: TenantEvent) {
+        let revision = match event {
+            RecordEvent::Put(record, revision) => {
+                match TenantId::parse(&record.id) {
+                    Ok(id) if self.serves(&record) => self.apply(self.tenants.put(id, record)),
+                    Ok(id) => self.apply(self.tenants.delete(&id)),
+                    Err(_) => {}
+                }
+                revision
+            }
+            RecordEvent::Deleted(id, revision) | RecordEvent::Unreadable(id, revision) => {
+                self.apply(self.tenants.delete(&id));
+                revision
+            }
+            RecordEvent::Synced => return,
+        };
+        self.tenants.set_revision(revision);
     }
 
     fn serves(&self, record: &TenantRecord) -> bool {
@@ -479,22 +511,31 @@ impl Task {
     }
 }
 
+/// Ends when others should hear of what is used here, from then on.
+async fn grown_from(quotas: &Quotas, from: Instant) {
+    tokio::time::sleep_until(from.into()).await;
+    quotas.grown().await;
+}
+
 /// Reads a watch up to where it only follows changes.
 async fn read_all(
     events: &mut (impl Stream<Item = Result<TenantEvent, ControlError>> + Unpin),
-) -> Result<HashMap<TenantId, TenantRecord>, Broken> {
+) -> Result<(HashMap<TenantId, TenantRecord>, u64), Broken> {
     let mut records = HashMap::new();
+    let mut newest = 0;
     loop {
         match events.next().await.ok_or(Broken::Ended)?? {
-            RecordEvent::Put(record, _) => {
+            RecordEvent::Put(record, revision) => {
+                newest = newest.max(revision);
                 if let Ok(id) = TenantId::parse(&record.id) {
                     records.insert(id, record);
                 }
             }
-            RecordEvent::Deleted(id, _) | RecordEvent::Unreadable(id, _) => {
+            RecordEvent::Deleted(id, revision) | RecordEvent::Unreadable(id, revision) => {
+                newest = newest.max(revision);
                 records.remove(&id);
             }
-            RecordEvent::Synced => return Ok(records),
+            RecordEvent::Synced => return Ok((records, newest)),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -42,6 +45,8 @@ pub struct Tenants {
     snapshot: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     changes: broadcast::Sender<TenantChange>,
     freshness: watch::Sender<Freshness>,
+    /// The newest revision of the bucket that is in force.
+    revision: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +77,18 @@ impl Tenants {
             snapshot: RwLock::default(),
             changes: broadcast::Sender::new(CHANGES),
             freshness: watch::Sender::new(Freshness::Unread),
+            revision: AtomicU64::new(0),
         }
+    }
+
+    /// The newest revision of the bucket that is in force here.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    /// What was told as of this revision is in force.
+    pub(super) fn set_revision(&self, revision: u64) {
+        self.revision.store(revision, Ordering::Relaxed);
     }
 
     /// The tenant, if this pool serves it; it may be suspended.

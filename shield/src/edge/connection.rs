@@ -34,14 +34,14 @@ use tokio::{
 use tower_service::Service as _;
 
 use super::{
-    Edge, Socket,
+    Admitted, Edge, Socket,
     health::healthz,
     listener::{Places, refused, turn_away},
     refusal::Refusal,
     upgrade::{Offer, Terms},
 };
 use crate::{
-    auth::Identity,
+    quota,
     session::{Arrival, Encoding},
 };
 
@@ -51,8 +51,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// reset that overtakes the answer.
 const REFUSAL_READ_BYTES: u64 = 64 * 1024;
 
-/// Where the request leaves the identity it proved, for the connection to find.
-type Proved = Arc<Mutex<Option<(Identity, Arrival)>>>;
+/// Where the request leaves who was admitted, for the connection to find.
+type Proved = Arc<Mutex<Option<(Admitted, Arrival)>>>;
 
 /// Who is at the other end, and since when.
 #[derive(Clone, Copy, Debug)]
@@ -112,9 +112,9 @@ pub(super) async fn handshake(
         request(socket, Peer { address, since }, edge, router).await
     };
     match timeout_at(until, attempt).await {
-        Ok(Some((socket, read_ahead, identity, arrival))) => {
+        Ok(Some((socket, read_ahead, admitted, arrival))) => {
             edge.metrics.handshake_seconds.observe(since.elapsed());
-            (edge.open)(socket, read_ahead, identity, arrival);
+            (edge.open)(socket, read_ahead, admitted, arrival);
         }
         Ok(None) => {}
         Err(_) if spoke.load(Ordering::Relaxed) => refused(edge, ConnectionRefusal::TimedOut),
@@ -164,7 +164,7 @@ async fn request(
     peer: Peer,
     edge: &Edge,
     router: Router,
-) -> Option<(Socket, Bytes, Identity, Arrival)> {
+) -> Option<(Socket, Bytes, Admitted, Arrival)> {
     let proved = Proved::default();
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
@@ -199,14 +199,14 @@ async fn request(
         }
     };
     let mut socket = parts.io.into_inner();
-    let identity = proved.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some((identity, arrival)) = identity else {
+    let admitted = proved.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some((admitted, arrival)) = admitted else {
         let _ = socket.shutdown().await;
         return None;
     };
     // Copied, so that hyper's buffer is not kept alive by a few bytes.
     let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
-    Some((socket, read_ahead, identity, arrival))
+    Some((socket, read_ahead, admitted, arrival))
 }
 
 /// `GET /v1/socket`.
@@ -224,10 +224,10 @@ async fn socket(
         encoding: Encoding::Binary,
     };
     match admit(&edge, &request).await {
-        Ok((offer, identity)) => {
+        Ok((offer, admitted)) => {
             arrival.judged.1 = SystemTime::now();
             arrival.encoding = offer.encoding;
-            *proved.lock().unwrap_or_else(PoisonError::into_inner) = Some((identity, arrival));
+            *proved.lock().unwrap_or_else(PoisonError::into_inner) = Some((admitted, arrival));
             offer.accept()
         }
         Err(refusal) => {
@@ -256,7 +256,7 @@ fn parent_of(request: &Parts) -> Option<TraceContext> {
     parent.to_str().ok()?.parse().ok()
 }
 
-async fn admit<'a>(edge: &Edge, request: &'a Parts) -> Result<(Offer<'a>, Identity), Refusal> {
+async fn admit<'a>(edge: &Edge, request: &'a Parts) -> Result<(Offer<'a>, Admitted), Refusal> {
     let count = |refusal: Refusal| {
         let code = Code(refusal.code.name());
         let family = match refusal.code.http_status() {
@@ -285,9 +285,24 @@ async fn admit<'a>(edge: &Edge, request: &'a Parts) -> Result<(Offer<'a>, Identi
         return Err(count(missing));
     };
     // Counts its refusals itself, as it does for REFRESH.
-    match edge.verifier.verify(token).await {
-        Ok(identity) => Ok((offer, identity)),
-        Err(failure) => Err(Refusal::new(failure.code, failure.detail)),
+    let identity = match edge.verifier.verify(token).await {
+        Ok(identity) => identity,
+        Err(failure) => return Err(Refusal::new(failure.code, failure.detail)),
+    };
+    match edge.quotas.enter(&identity.tenant) {
+        Ok(place) => Ok((offer, Admitted { identity, place })),
+        Err(quota::Full) => {
+            let label = Code(ErrorCode::SessionLimit.name());
+            edge.metrics.quota_hits.get_or_create(&label).inc();
+            let detail = format!(
+                "tenant {} has as many sessions as it may",
+                identity.tenant.id
+            );
+            // Not 503: a proxy would take this Shield out of service for everybody.
+            let refusal = Refusal::new(ErrorCode::SessionLimit, detail)
+                .with_status(StatusCode::TOO_MANY_REQUESTS);
+            Err(count(refusal))
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     auth::{Identity, Verifier},
+    quota::{Place, Quotas},
     session::Arrival,
 };
 
@@ -34,6 +35,15 @@ pub use health::{Readiness, Unready};
 pub use listener::{bind, serve};
 pub use socket::Socket;
 pub use tls::{Certificate, TlsError, acceptor, watch};
+
+/// Who may have a session.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its place among the sessions of its tenant.
+    pub place: Place,
+}
 
 /// What every connection of the public listener shares.
 pub struct Edge {
@@ -47,8 +57,10 @@ pub struct Edge {
     pub verifier: Arc<Verifier>,
     /// Whether sessions are accepted at all.
     pub readiness: Arc<Readiness>,
+    /// Finds places for sessions among those of their tenant.
+    pub quotas: Arc<Quotas>,
     /// Takes over an accepted socket, with what was read behind the handshake.
-    pub open: Box<dyn Fn(Socket, Bytes, Identity, Arrival) + Send + Sync>,
+    pub open: Box<dyn Fn(Socket, Bytes, Admitted, Arrival) + Send + Sync>,
     /// Counts.
     pub metrics: Metrics,
 }

@@ -89,7 +89,7 @@ impl Refusal {
                     HeaderValue::from_static("13"),
                 );
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 headers.insert(header::RETRY_AFTER, retry_after(self.line).into());
             }
             _ => {}

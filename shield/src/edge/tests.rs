@@ -102,8 +102,9 @@ impl Front {
             )),
             listen: manifest.listen,
             readiness: Arc::clone(&readiness),
-            open: Box::new(move |socket, read_ahead, identity, _| {
-                let _ = open.send((socket, read_ahead, identity));
+            quotas: crate::quota::testing::quotas(),
+            open: Box::new(move |socket, read_ahead, admitted, _| {
+                let _ = open.send((socket, read_ahead, admitted.identity));
             }),
             metrics: metrics.clone(),
         };

@@ -39,6 +39,8 @@ pub(crate) enum Entered {
     },
     /// One room too many.
     Full,
+    /// One member too many.
+    Crowded,
 }
 
 /// How many rooms a tenant may have here.
@@ -48,6 +50,8 @@ pub(crate) struct Limit {
     pub(crate) occupied: usize,
     /// Rooms in all: each has a subscription, and the server refuses beyond its limit.
     pub(crate) subscriptions: usize,
+    /// Members of one room, those who wait to get in too.
+    pub(crate) members: usize,
 }
 
 #[derive(Debug)]
@@ -92,10 +96,17 @@ impl Rooms {
         limit: Limit,
     ) -> Entered {
         let mut table = self.lock();
-        let full = !table.contains_key(id) && is_full(&table, limit);
+        match table.get(id) {
+            None if is_full(&table, limit) => return Entered::Full,
+            // It lingers only, so it is one room more.
+            Some(entry) if entry.empty_since.is_some() && is_crammed(&table, limit) => {
+                return Entered::Full;
+            }
+            Some(entry) if entry.awaited_members() >= limit.members => return Entered::Crowded,
+            _ => {}
+        }
         let (entry, subscribe) = match table.entry(id.clone()) {
             hash_map::Entry::Occupied(entry) => (entry.into_mut(), false),
-            hash_map::Entry::Vacant(_) if full => return Entered::Full,
             hash_map::Entry::Vacant(place) => {
                 let subject = room_subject(&self.tenant, id).into();
                 let entry = Entry {
@@ -253,6 +264,15 @@ impl Rooms {
         self.lock().len()
     }
 
+    /// Which rooms have at least one member.
+    pub(crate) fn occupied_ids(&self) -> Vec<RoomId> {
+        let table = self.lock();
+        let occupied = table
+            .iter()
+            .filter(|(_, entry)| entry.empty_since.is_none() && !entry.room.is_empty());
+        occupied.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Rooms with at least one member.
     pub(crate) fn occupied(&self) -> usize {
         let table = self.lock();
@@ -274,6 +294,15 @@ impl Rooms {
 // === impl Entry ===
 
 impl Entry {
+    /// Members, and those who wait to be.
+    fn awaited_members(&self) -> usize {
+        let waiting = match &self.phase {
+            Phase::Waiting(waiters) => waiters.len(),
+            Phase::Live => 0,
+        };
+        self.room.members() + waiting
+    }
+
     fn unsettle(&mut self) {
         if matches!(self.phase, Phase::Live) {
             self.phase = Phase::Waiting(Vec::new());
@@ -295,7 +324,11 @@ impl Entry {
 /// that leaving makes room at once; but each still has its subscription, and of
 /// those there is a hard limit.
 fn is_full(table: &HashMap<RoomId, Entry>, limit: Limit) -> bool {
+    table.len() >= limit.subscriptions || is_crammed(table, limit)
+}
+
+/// Whether as many rooms are in use as may be.
+fn is_crammed(table: &HashMap<RoomId, Entry>, limit: Limit) -> bool {
     let occupied = || table.values().filter(|entry| entry.empty_since.is_none());
-    table.len() >= limit.subscriptions
-        || (table.len() >= limit.occupied && occupied().count() >= limit.occupied)
+    table.len() >= limit.occupied && occupied().count() >= limit.occupied
 }

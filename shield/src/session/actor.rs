@@ -57,7 +57,7 @@ use super::{
     wire::{CLOSE_TOO_BIG, Inbound, Wire},
     work::{self, Outcome, Work},
 };
-use crate::{auth::Identity, presence::Entrant, spine::TenantLink};
+use crate::{auth::Identity, presence::Entrant, quota::Place, spine::TenantLink};
 
 /// Requests of one client handled in a row before others have their turn.
 const READS_PER_POLL: usize = 32;
@@ -102,6 +102,8 @@ pub struct Session<S> {
     /// A slow reader waits to learn why it is closed.
     farewell: Option<Farewell>,
     registration: Option<Registration>,
+    /// Among the sessions that the tenant may have.
+    place: Option<Place>,
     ctx: Arc<SessionContext>,
 }
 
@@ -123,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         socket: S,
         read_ahead: Bytes,
         identity: Identity,
+        place: Place,
         arrival: &Arrival,
         ctx: Arc<SessionContext>,
     ) -> Self {
@@ -131,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let encoding = arrival.encoding;
         let outbox = Outbox::new(session, &identity.tenant.id, ctx.outbox.clone());
         let outbox = Arc::new(outbox.speaking(encoding));
-        let state = State::new(session, identity, ctx.limits.clone());
+        let state = State::new(session, identity, ctx.limits.clone(), place.quota().clone());
         let first_ping = ctx.heartbeat.mul_f64(rand::random_range(0.5..1.0));
         let life = token_life(state.identity(), ctx.token_grace, now);
         let mut timers = Timers::new(ctx.heartbeat, first_ping, life, now.instant);
@@ -167,6 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             ending: None,
             farewell: None,
             registration: None,
+            place: Some(place),
             ctx,
         };
         this.register();
@@ -705,6 +709,7 @@ impl<S> Session<S> {
             return;
         };
         drop(registration);
+        self.place = None;
         // A JOIN under way leaves by itself.
         self.work = None;
         for room in self.state.rooms() {
@@ -774,6 +779,7 @@ fn is_quota(code: ErrorCode) -> bool {
         code,
         ErrorCode::RateLimited
             | ErrorCode::RoomLimit
+            | ErrorCode::RoomFull
             | ErrorCode::PayloadTooLarge
             | ErrorCode::HeadersTooLarge
             | ErrorCode::MetaTooLarge

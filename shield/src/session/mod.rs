@@ -37,7 +37,7 @@ pub use outbox::{Bounds, Outbox, OutboxLimits};
 pub use registry::{Registration, SessionFilter, Sessions};
 pub use state::SessionLimits;
 
-use crate::auth::Identity;
+use crate::{auth::Identity, quota::Place};
 
 /// The session of a socket whose upgrade was accepted, as a future that ends
 /// with it. `read_ahead` is what was read behind the handshake.
@@ -48,11 +48,12 @@ pub fn run<S>(
     socket: S,
     read_ahead: Bytes,
     identity: Identity,
+    place: Place,
     arrival: &Arrival,
     ctx: Arc<SessionContext>,
 ) -> Session<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    Session::new(socket, read_ahead, identity, arrival, ctx)
+    Session::new(socket, read_ahead, identity, place, arrival, ctx)
 }

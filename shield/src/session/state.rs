@@ -24,7 +24,10 @@ use time::OffsetDateTime;
 
 use arqon_telemetry::TraceContext;
 
-use crate::auth::{Identity, Role};
+use crate::{
+    auth::{Identity, Role},
+    quota::{SessionUse, TenantQuota},
+};
 
 /// Offences are counted within spans of this length.
 const OFFENCE_WINDOW: Duration = Duration::from_secs(60);
@@ -63,6 +66,10 @@ pub(super) struct State {
     session: SessionId,
     identity: Arc<Identity>,
     limits: Arc<SessionLimits>,
+    /// What the tenant may use now.
+    quota: Arc<TenantQuota>,
+    /// What it has used of a session's own rates.
+    used: SessionUse,
     /// Rooms joined, sorted: few, and found by bisection.
     rooms: Vec<RoomId>,
     offences: u32,
@@ -212,11 +219,18 @@ pub(super) struct Actions {
 
 impl State {
     /// A session that was accepted with this identity.
-    pub(super) fn new(session: SessionId, identity: Identity, limits: Arc<SessionLimits>) -> Self {
+    pub(super) fn new(
+        session: SessionId,
+        identity: Identity,
+        limits: Arc<SessionLimits>,
+        quota: Arc<TenantQuota>,
+    ) -> Self {
         Self {
             session,
             identity: Arc::new(identity),
             limits,
+            quota,
+            used: SessionUse::default(),
             rooms: Vec::new(),
             offences: 0,
             window: None,
@@ -245,7 +259,7 @@ impl State {
                 max_frame_bytes: self.limits.max_frame_bytes,
                 max_rooms: self.max_rooms(),
                 max_headers: self.limits.headers.max_headers as u32,
-                max_header_bytes: self.limits.headers.max_header_bytes as u32,
+                max_header_bytes: self.headers().max_header_bytes as u32,
             }),
             heartbeat_secs: heartbeat.as_secs().max(1) as u32,
             server_time_ms: (now.wall.unix_timestamp_nanos() / 1_000_000) as u64,
@@ -424,7 +438,13 @@ impl State {
                 self.join(&room, reference, envelope.body, parent)
             }
             Opcode::Leave => self.leave(&room, reference),
-            Opcode::Publish => self.publish(&room, envelope, now),
+            Opcode::Publish => match self.publish(&room, envelope, now) {
+                Ok(Ok(actions)) => Ok(actions),
+                Ok(Err(wait)) => {
+                    return Action::Refuse(Refusal::limited(wait, &room, reference)).into();
+                }
+                Err(code) => Err(code),
+            },
             _ => self.presence(&room, reference, envelope.body),
         };
         match result {
@@ -478,22 +498,28 @@ impl State {
         Ok(actions)
     }
 
+    /// The inner error is how long to wait, for a rate is used up.
     fn publish(
         &self,
         room: &RoomId,
         envelope: v1::Envelope,
         now: Now,
-    ) -> Result<Actions, ErrorCode> {
+    ) -> Result<Result<Actions, Duration>, ErrorCode> {
         if envelope.payload.len() > self.max_payload() as usize {
             return Err(ErrorCode::PayloadTooLarge);
         }
-        headers::check_client_headers(&envelope.headers, &self.limits.headers)?;
+        let header_limits = self.headers();
+        let header_bytes = headers::check_client_headers(&envelope.headers, &header_limits)?;
         let Identity { role, rooms, .. } = &*self.identity;
         if !role.may_publish() || !rooms.may_publish(room) {
             return Err(ErrorCode::PublishForbidden);
         }
         if !role.may_publish_unjoined() && !self.is_in(room) {
             return Err(ErrorCode::NotJoined);
+        }
+        let bytes = envelope.payload.len() + header_bytes;
+        if let Err(wait) = self.quota.publish(&self.used, bytes, now.instant) {
+            return Ok(Err(wait));
         }
         let ack = matches!(&envelope.body, Some(Body::Publish(options)) if options.ack);
         let mut headers = envelope.headers;
@@ -507,7 +533,7 @@ impl State {
             session: self.session.to_string(),
         };
         let message = envelope::message(room.as_str(), headers, envelope.payload, sender);
-        Ok(Action::Publish(Box::new(PublishRequest {
+        Ok(Ok(Action::Publish(Box::new(PublishRequest {
             room: room.clone(),
             reference: envelope.r#ref,
             message,
@@ -518,14 +544,14 @@ impl State {
             },
             caps: Caps {
                 max_payload: self.max_payload() as usize,
-                headers: self.limits.headers,
+                headers: header_limits,
             },
             twist,
             ack,
             at: now,
             parent,
         }))
-        .into())
+        .into()))
     }
 
     fn presence(
@@ -572,15 +598,23 @@ impl State {
     }
 
     fn max_payload(&self) -> u32 {
-        let limits = self.identity.tenant.record.limits.as_ref();
-        let of_tenant = limits.map_or(0, |limits| limits.max_payload_bytes);
-        lower(self.limits.max_payload_bytes, of_tenant)
+        let of_tenant = self.quota.limits();
+        lower(self.limits.max_payload_bytes, of_tenant.max_payload_bytes)
     }
 
     fn max_rooms(&self) -> u32 {
-        let limits = self.identity.tenant.record.limits.as_ref();
-        let of_tenant = limits.map_or(0, |limits| limits.max_rooms_per_session);
-        lower(self.limits.max_rooms, of_tenant)
+        let of_tenant = self.quota.limits();
+        lower(self.limits.max_rooms, of_tenant.max_rooms_per_session)
+    }
+
+    fn headers(&self) -> HeaderLimits {
+        let platform = self.limits.headers;
+        let of_tenant = self.quota.limits().max_header_bytes;
+        let platform_bytes = u32::try_from(platform.max_header_bytes).unwrap_or(u32::MAX);
+        HeaderLimits {
+            max_header_bytes: lower(platform_bytes, of_tenant) as usize,
+            ..platform
+        }
     }
 
     /// Refuses, and closes a client that goes on and on.
@@ -687,7 +721,7 @@ impl Refusal {
     fn limited(wait: Duration, room: &RoomId, reference: u64) -> Self {
         Self {
             // Rounded up: who comes back then must find it over.
-            retry_after_ms: u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX),
+            retry_after_ms: u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX),
             ..Self::new(ErrorCode::RateLimited, room.to_string(), reference)
         }
     }

@@ -33,6 +33,7 @@ use crate::{
     control::Tenant,
     pace::Pace,
     presence::{self, TenantPresence},
+    quota::{RoomsHere, TenantQuota, room_hash},
     rooms::{Entered, Limit, Member, OverflowRules, Rooms},
     session::Frame,
 };
@@ -65,6 +66,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     pub(super) rooms: Rooms,
     joins: Pace,
+    quota: Arc<TenantQuota>,
     pub(super) publisher: Publisher,
     pub(super) presence: Arc<TenantPresence>,
     pub(super) state: watch::Sender<LinkState>,
@@ -112,6 +114,7 @@ impl TenantLink {
         openings: &Arc<Semaphore>,
         counters: &Arc<Counters>,
         presence: Arc<TenantPresence>,
+        quota: Arc<TenantQuota>,
     ) -> Arc<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let meter = counters.metrics.tenants().of(&tenant.id);
@@ -126,6 +129,7 @@ impl TenantLink {
                 OverflowRules::of(&tenant.record, params.overflow),
             ),
             joins: Pace::new(params.joins_per_sec, params.joins_per_sec, Instant::now()),
+            quota,
             publisher: Publisher::new(
                 tenant.id.clone(),
                 params.max_message_bytes,
@@ -200,10 +204,11 @@ impl TenantLink {
         };
         let result = match shared
             .rooms
-            .enter(room, member, joined, shared.room_limit())
+            .enter(room, member, joined, shared.room_limit(room))
         {
             Entered::Joined => Ok(()),
             Entered::Full => Err(ErrorCode::RoomLimit),
+            Entered::Crowded => Err(ErrorCode::RoomFull),
             Entered::Waiting { answer, subscribe } => {
                 if subscribe {
                     shared.order(Command::Subscribe(room.clone()));
@@ -265,6 +270,26 @@ impl TenantLink {
     /// Rooms with at least one member here.
     pub fn rooms(&self) -> usize {
         self.shared.rooms.occupied()
+    }
+
+    /// As `rooms`, and their hashes if they are wanted.
+    pub(super) fn rooms_here(&self, hashes: bool) -> RoomsHere {
+        let rooms = &self.shared.rooms;
+        if !hashes {
+            return RoomsHere {
+                count: rooms.occupied(),
+                hashes: Vec::new(),
+            };
+        }
+        let hashes: Vec<_> = rooms
+            .occupied_ids()
+            .iter()
+            .map(|room| room_hash(room.as_str()))
+            .collect();
+        RoomsHere {
+            count: hashes.len(),
+            hashes,
+        }
     }
 
     /// Members of a room here.
@@ -394,18 +419,16 @@ impl Drop for TenantLink {
 // === impl Shared ===
 
 impl Shared {
-    /// Rooms that this tenant may have here.
-    fn room_limit(&self) -> Limit {
+    /// Rooms that this tenant may have here when this one comes in.
+    fn room_limit(&self, room: &RoomId) -> Limit {
         let subscriptions =
             usize::try_from(TEMPLATE_SUBS).unwrap_or(usize::MAX) - OWN_SUBSCRIPTIONS;
         let limit = self.params.max_rooms.min(subscriptions);
-        let occupied = match &self.record.load().record.limits {
-            Some(limits) if limits.max_rooms > 0 => limit.min(limits.max_rooms as usize),
-            _ => limit,
-        };
+        let quota = self.quota.rooms_for(room);
         Limit {
-            occupied,
+            occupied: limit.min(quota.rooms),
             subscriptions,
+            members: quota.members,
         }
     }
 

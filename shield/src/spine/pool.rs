@@ -19,7 +19,11 @@ use super::{
     link::{LinkState, TenantLink},
     settings::SpineParams,
 };
-use crate::{control::Tenant, presence::Presence};
+use crate::{
+    control::Tenant,
+    presence::Presence,
+    quota::{Quotas, RoomsHere},
+};
 
 /// Connections opened at once: a rotation of all tenants, or a server's
 /// restart, must not become a storm of handshakes.
@@ -36,6 +40,7 @@ pub struct SpinePool {
     openings: Arc<Semaphore>,
     counters: Arc<Counters>,
     presence: Arc<Presence>,
+    quotas: Arc<Quotas>,
     links: Mutex<Links>,
 }
 
@@ -74,10 +79,15 @@ impl SpinePool {
     ///
     /// # Errors
     /// If the fleet key cannot be read.
-    pub fn new(params: SpineParams, metrics: &Metrics) -> Result<Arc<Self>, SpineError> {
+    pub fn new(
+        params: SpineParams,
+        quotas: Arc<Quotas>,
+        metrics: &Metrics,
+    ) -> Result<Arc<Self>, SpineError> {
         let fleet_key = FleetKey::read(&params.fleet_key_file)?;
         let pool = Arc::new(Self {
             presence: Arc::new(Presence::new(params.presence, metrics)),
+            quotas,
             params: Arc::new(params),
             fleet_key: Arc::new(ArcSwap::from_pointee(fleet_key)),
             openings: Arc::new(Semaphore::new(OPENINGS)),
@@ -139,7 +149,13 @@ impl SpinePool {
             &self.openings,
             &self.counters,
             self.presence.of(&tenant.id, &tenant.record.account),
+            self.quotas.of(tenant),
         )
+    }
+
+    /// What tenants may use, and use.
+    pub fn quotas(&self) -> &Arc<Quotas> {
+        &self.quotas
     }
 
     /// The presence of all tenants' sessions.
@@ -149,6 +165,7 @@ impl SpinePool {
 
     /// The control plane has a new record of the tenant.
     pub fn update(&self, tenant: &Arc<Tenant>) {
+        self.quotas.update(tenant);
         if let Some(link) = self.lock().by_tenant.get(&tenant.id) {
             self.presence.of(&tenant.id, &tenant.record.account);
             link.set_record(tenant);
@@ -230,6 +247,12 @@ impl SpinePool {
             rooms: link.rooms(),
         });
         stats.collect()
+    }
+
+    /// Rooms of a tenant with members here, and their hashes if they are wanted.
+    pub(crate) fn rooms_here(&self, tenant: &TenantId, hashes: bool) -> RoomsHere {
+        let link = self.lock().by_tenant.get(tenant).cloned();
+        link.map_or_else(RoomsHere::default, |link| link.rooms_here(hashes))
     }
 
     /// Closes all links, each once the server has what was published by it.

@@ -166,7 +166,7 @@ impl Spine {
         params: SpineParams,
     ) -> (Arc<SpinePool>, Arc<TenantLink>, Metrics) {
         let metrics = Metrics::default();
-        let pool = SpinePool::new(params, &metrics).unwrap();
+        let pool = SpinePool::new(params, crate::quota::testing::quotas(), &metrics).unwrap();
         let link = pool.link(&self.tenant, None).unwrap();
         up(&link).await;
         (pool, link, metrics)

@@ -152,7 +152,7 @@ pub(super) const CASES: &[Case] = &[
     on(
         Bus,
         "tenant limits",
-        "tenant limits initech --max-rooms 5",
+        "tenant limits initech --max-rooms 5 --messages-per-sec 100",
         "tenant limits nobody",
     ),
     on(
@@ -396,6 +396,13 @@ pub(super) const CASES: &[Case] = &[
         "bench storm",
         "bench storm --clients 20 --stayers 2 --rate 20 --calm 1 --pid shield=SHIELD_PID",
         "bench storm --clients 0",
+    )
+    .loose(),
+    on(
+        Bus,
+        "bench noisy",
+        "bench noisy --quiet 2 --rate 20 --noisy 2 --quota 20 --span 1 --noisy-token TOKEN --pid shield=SHIELD_PID",
+        "bench noisy",
     )
     .loose(),
     on(

@@ -18,6 +18,7 @@ mod policies;
 mod presence;
 mod presence_crashes;
 mod presence_wire;
+mod quotas;
 mod revocation;
 mod rights;
 mod rooms;

@@ -32,6 +32,7 @@ use super::*;
 use crate::{
     auth::{Verifier, testing::*},
     control::{Revocations, Tenant, Tenants},
+    quota::testing,
     session::Sessions,
     spine::{
         SpineParams, SpinePool,
@@ -84,7 +85,7 @@ impl Ground {
         let sessions = Arc::new(Sessions::new());
         let ctx = SessionContext::new(
             &manifest,
-            SpinePool::new(spine.params("shield-1"), &metrics).unwrap(),
+            SpinePool::new(spine.params("shield-1"), testing::quotas(), &metrics).unwrap(),
             tenants.clone(),
             no_policies(),
             sessions.clone(),
@@ -168,7 +169,14 @@ async fn open(ctx: &Arc<SessionContext>, identity: Identity) -> Peer<TcpStream> 
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Peer<S> {
     async fn open(server: S, client: S, identity: Identity, ctx: &Arc<SessionContext>) -> Self {
-        let session = Session::new(server, Bytes::new(), identity, &Arrival::now(), ctx.clone());
+        let session = Session::new(
+            server,
+            Bytes::new(),
+            identity.clone(),
+            testing::quotas().enter(&identity.tenant).unwrap(),
+            &Arrival::now(),
+            ctx.clone(),
+        );
         let session = tokio::spawn(session);
         let socket = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut peer = Self { socket, session };
@@ -454,7 +462,14 @@ async fn a_stalled_reader_is_given_up_and_a_slow_one_is_told() {
     let start = async |user| {
         let (server, client) = duplex(2048);
         let identity = ground.identity(user, 600).await;
-        let session = Session::new(server, Bytes::new(), identity, &Arrival::now(), ctx.clone());
+        let session = Session::new(
+            server,
+            Bytes::new(),
+            identity.clone(),
+            testing::quotas().enter(&identity.tenant).unwrap(),
+            &Arrival::now(),
+            ctx.clone(),
+        );
         let fill = fill.clone()(&session);
         (tokio::spawn(session), client, fill)
     };
@@ -504,6 +519,7 @@ async fn the_writing_side_goes_on_while_a_join_waits() {
             ack_timeout: Duration::from_secs(3),
             ..ground.spine.params("shield-2")
         },
+        testing::quotas(),
         &ground.metrics,
     )
     .unwrap();

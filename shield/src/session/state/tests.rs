@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     auth::{Role, RoomGrants},
     control::Tenant,
+    quota::testing,
 };
 
 const MAX_OFFENCES: u32 = 5;
@@ -53,7 +54,8 @@ fn grants(join: &[&str], publish: &[&str]) -> RoomGrants {
 }
 
 fn state(identity: Identity) -> State {
-    State::new(SessionId::new(), identity, Arc::new(limits()))
+    let quota = testing::quotas().of(&identity.tenant);
+    State::new(SessionId::new(), identity, Arc::new(limits()), quota)
 }
 
 fn now() -> Now {
@@ -481,6 +483,56 @@ fn the_tenants_own_limits_count_where_they_are_lower() {
     assert_eq!((told.max_payload_bytes, told.max_rooms), (3, 1));
     assert_eq!((told.max_headers, told.max_frame_bytes), (2, 4096));
     assert_eq!(welcome.token_expires_at, 4_600);
+}
+
+#[test]
+fn who_is_over_a_rate_is_told_how_long_to_wait_and_offends_nobody() {
+    let mut limited = identity();
+    limited.tenant = Arc::new(Tenant {
+        id: limited.tenant.id.clone(),
+        record: v1::TenantRecord {
+            limits: Some(v1::TenantLimits {
+                session_messages_per_sec: 2,
+                max_header_bytes: 4,
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+    });
+    let mut state = state(limited);
+    join(&mut state, "lobby");
+    let asked = |reference| envelope::publish("lobby", reference, "x".into(), false);
+    let (mut passed, at) = (0, now());
+    for reference in 0..(2 * u64::from(MAX_OFFENCES)) {
+        for action in state.on_envelope(asked(reference), at) {
+            match action {
+                Action::Publish(_) => passed += 1,
+                Action::Refuse(refusal) => {
+                    assert_eq!(refusal.code, ErrorCode::RateLimited);
+                    assert_eq!(
+                        (refusal.retry_after_ms, refusal.reference),
+                        (500, reference)
+                    );
+                    assert_eq!(refusal.room, "lobby");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(passed, 2);
+    // Other requests are free, and what is wrong in itself is told first.
+    assert_eq!(
+        refused(state.on_envelope(envelope::leave("elsewhere", 1), now())),
+        Some((ErrorCode::NotJoined, 1))
+    );
+    let mut headers = std::collections::BTreeMap::new();
+    headers.insert("a".to_owned(), "1234".to_owned());
+    let mut large = asked(9);
+    large.headers = headers;
+    assert_eq!(
+        refused(state.on_envelope(large, now())),
+        Some((ErrorCode::HeadersTooLarge, 9))
+    );
 }
 
 #[test]

@@ -217,7 +217,12 @@ async fn a_subscription_the_server_refuses_fails_the_join() {
         id: TenantId::parse("other").unwrap(),
         record: spine.tenant.record.clone(),
     });
-    let pool = SpinePool::new(spine.params("shield-a"), &Metrics::default()).unwrap();
+    let pool = SpinePool::new(
+        spine.params("shield-a"),
+        crate::quota::testing::quotas(),
+        &Metrics::default(),
+    )
+    .unwrap();
     let link = pool.link(&impostor, None).unwrap();
     let ear = Ear::new();
     for name in ["lobby", "kitchen", "lobby"] {

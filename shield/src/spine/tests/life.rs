@@ -55,7 +55,8 @@ async fn a_link_that_never_connected_refuses_and_recovers() {
         ack_timeout: Duration::from_millis(200),
         ..spine.params("shield-a")
     };
-    let pool = SpinePool::new(params, &Metrics::default()).unwrap();
+    let pool =
+        SpinePool::new(params, crate::quota::testing::quotas(), &Metrics::default()).unwrap();
     let link = pool.link(&spine.tenant, None).unwrap();
     let ear = Ear::new();
     assert_eq!(

@@ -292,6 +292,8 @@ catalogue! {
     tenant_backlog_full: Counter = Counter::default(),
     /// Requests refused because a limit was reached, by code: RATE_LIMITED, ROOM_LIMIT, PAYLOAD_TOO_LARGE and their like.
     quota_hits: Family<Code, Counter> = Family::default(),
+    /// Shields of the pool, this one too, over which quotas of tenants are shared: those that told of late what is used on them.
+    quota_shields: Gauge = Gauge::default(),
     /// GAP declared, by reason, once for each room and event.
     gaps: Family<GapReason, Counter> = Family::default(),
     /// Messages from the Spine dropped because their sequence was known already.

@@ -1,0 +1,484 @@
+//! Quotas: what tenants may use, held over all Shields of the pool.
+//!
+//! Each Shield tells once a second what tenants with quotas use on it, and
+//! reckons its own part of each quota from what the others told. Nobody is
+//! asked on the way of a message or a connection. While the control plane
+//! cannot be heard, what was told last stands.
+
+mod bucket;
+mod rooms;
+mod share;
+mod tenant;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arqon_proto::{
+    names::{NodeId, TenantId},
+    v1::{ShieldLoad, TenantLimits, TenantUse},
+};
+use arqon_telemetry::Metrics;
+use tokio::sync::Notify;
+
+pub(crate) use self::rooms::hash as room_hash;
+use self::share::{Elsewhere, Used};
+pub use self::tenant::{Full, Place, SessionUse, TenantQuota};
+use crate::control::Tenant;
+
+/// A Shield that has told nothing for so long is gone.
+const FORGET_AFTER: Duration = Duration::from_secs(5);
+/// Tenants told of at once: those that use most of their quotas.
+const TOLD_TENANTS: usize = 1_000;
+/// A Shield that has not heard itself after so many reports hears nobody.
+const DEAF_AFTER: u32 = 5;
+/// What was used is measured over this time at least.
+const MEASURE_OVER: Duration = Duration::from_millis(900);
+
+/// The quotas of all tenants with sessions here.
+#[derive(Debug)]
+pub struct Quotas {
+    node: String,
+    pool: String,
+    /// What holds where a tenant's record says nothing.
+    defaults: TenantLimits,
+    state: Mutex<State>,
+    /// Told when others should hear soon of what is used here.
+    soon: Notify,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tenants: HashMap<TenantId, Entry>,
+    shields: HashMap<String, Shield>,
+    /// Reports since this Shield heard its own.
+    unheard: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    quota: Arc<TenantQuota>,
+    /// What others know of.
+    told: TenantUse,
+    /// What had passed when it was last measured.
+    measured: Option<Measured>,
+}
+
+/// What a tenant's counters showed at some time.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    at: Instant,
+    messages: u64,
+    bytes: u64,
+    too_many: u64,
+    too_large: u64,
+}
+
+/// What another Shield told last.
+#[derive(Debug)]
+struct Shield {
+    heard: Instant,
+    tenants: HashMap<String, TenantUse>,
+}
+
+/// Rooms of a tenant here: how many have members, and their hashes where they
+/// are asked for.
+#[derive(Debug, Default)]
+pub(crate) struct RoomsHere {
+    pub(crate) count: usize,
+    pub(crate) hashes: Vec<u32>,
+}
+
+// === impl Quotas ===
+
+impl Quotas {
+    /// Quotas of a Shield that has heard of no other yet.
+    pub fn new(node: &NodeId, pool: &NodeId, defaults: TenantLimits, metrics: &Metrics) -> Self {
+        Self {
+            node: node.to_string(),
+            pool: pool.to_string(),
+            defaults,
+            state: Mutex::default(),
+            soon: Notify::new(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// The quotas of a tenant. Hold them: those that nobody holds are forgotten.
+    pub fn of(&self, tenant: &Tenant) -> Arc<TenantQuota> {
+        let mut state = self.lock();
+        if let Some(entry) = state.tenants.get(&tenant.id) {
+            return Arc::clone(&entry.quota);
+        }
+        let limits = self.limits(tenant);
+        let entry = Entry {
+            quota: Arc::new(TenantQuota::new(limits)),
+            told: TenantUse {
+                tenant: tenant.id.to_string(),
+                ..TenantUse::default()
+            },
+            measured: None,
+        };
+        let quota = Arc::clone(&entry.quota);
+        state.tenants.insert(tenant.id.clone(), entry);
+        state.share(&tenant.id);
+        quota
+    }
+
+    /// Takes a place for a session of the tenant.
+    ///
+    /// # Errors
+    /// If it has as many as it may here.
+    pub fn enter(&self, tenant: &Tenant) -> Result<Place, Full> {
+        let quota = self.of(tenant);
+        let place = quota.enter();
+        let part = quota.parts.sessions.load(Ordering::Relaxed);
+        if part != u64::MAX {
+            // Half of the part is used: others may have some to give.
+            let state = self.lock();
+            let told = state.tenants.get(&tenant.id);
+            let told = told.map_or(0, |entry| u64::from(entry.told.sessions));
+            if 2 * quota.sessions().saturating_sub(told) >= part.saturating_sub(told).max(1) {
+                self.soon.notify_one();
+            }
+        }
+        place
+    }
+
+    /// The tenant has another record.
+    pub fn update(&self, tenant: &Tenant) {
+        let limits = self.limits(tenant);
+        let mut state = self.lock();
+        if let Some(entry) = state.tenants.get(&tenant.id) {
+            if entry.quota.limits() != limits {
+                entry.quota.set_limits(limits);
+                state.share(&tenant.id);
+            }
+        }
+    }
+
+    /// Ends when others should hear soon of what is used here.
+    pub(crate) async fn grown(&self) {
+        self.soon.notified().await;
+    }
+
+    /// Another Shield told what it uses.
+    pub(crate) fn hear(&self, load: ShieldLoad, now: Instant) {
+        if load.shield == self.node {
+            self.lock().unheard = 0;
+            return;
+        }
+        if load.pool != self.pool {
+            return;
+        }
+        let mut state = self.lock();
+        let touched: HashSet<String> = load
+            .tenants
+            .iter()
+            .map(|use_| use_.tenant.clone())
+            .collect();
+        if load.goodbye {
+            state.shields.remove(&load.shield);
+        } else {
+            let tenants = load.tenants.into_iter();
+            state.shields.insert(
+                load.shield,
+                Shield {
+                    heard: now,
+                    tenants: tenants.map(|use_| (use_.tenant.clone(), use_)).collect(),
+                },
+            );
+        }
+        // Counts hold at once; rates go by the second.
+        let here: Vec<_> = state
+            .tenants
+            .keys()
+            .filter(|tenant| touched.contains(tenant.as_str()))
+            .cloned()
+            .collect();
+        for tenant in here {
+            state.share_counts(&tenant);
+        }
+        self.metrics
+            .quota_shields
+            .set(i64::try_from(state.shields.len() + 1).unwrap_or(i64::MAX));
+    }
+
+    /// Looks at what is used and reckons the parts anew; to be called once a
+    /// second while others can be heard. What others should know.
+    pub(crate) fn tick(
+        &self,
+        now: Instant,
+        rooms: impl Fn(&TenantId, bool) -> RoomsHere,
+    ) -> ShieldLoad {
+        let mut state = self.lock();
+        state.unheard = state.unheard.saturating_add(1);
+        if state.unheard == DEAF_AFTER {
+            tracing::warn!(
+                "This Shield does not hear what others use, so quotas hold for it alone. Is the account CONTROL in the NATS servers' configuration of an older version?"
+            );
+        }
+        state
+            .shields
+            .retain(|_, shield| now.saturating_duration_since(shield.heard) < FORGET_AFTER);
+        // Whoever is gone is forgotten once nothing of it is used.
+        state
+            .tenants
+            .retain(|_, entry| Arc::strong_count(&entry.quota) > 1 || entry.told.sessions > 0);
+        let tenants: Vec<_> = state.tenants.keys().cloned().collect();
+        for tenant in &tenants {
+            state.measure(tenant, now, &rooms);
+            state.share(tenant);
+        }
+        self.metrics
+            .quota_shields
+            .set(i64::try_from(state.shields.len() + 1).unwrap_or(i64::MAX));
+        self.load(&mut state, false)
+    }
+
+    /// What others should know at once: sessions only, for rates are measured
+    /// over a second.
+    pub(crate) fn tell_soon(&self) -> ShieldLoad {
+        let mut state = self.lock();
+        for entry in state.tenants.values_mut() {
+            entry.told.sessions = clamp(entry.quota.sessions());
+        }
+        let tenants: Vec<_> = state.tenants.keys().cloned().collect();
+        for tenant in &tenants {
+            state.share_counts(tenant);
+        }
+        self.load(&mut state, false)
+    }
+
+    /// The last word of a process.
+    pub(crate) fn goodbye(&self) -> ShieldLoad {
+        self.load(&mut self.lock(), true)
+    }
+
+    fn load(&self, state: &mut State, goodbye: bool) -> ShieldLoad {
+        let mut told: Vec<_> = state
+            .tenants
+            .values()
+            .filter(|entry| is_shared(&entry.quota.limits()) && is_used(&entry.told))
+            .map(|entry| (entry.fullness(), &entry.told))
+            .collect();
+        if told.len() > TOLD_TENANTS {
+            told.select_nth_unstable_by(TOLD_TENANTS, |a, b| b.0.total_cmp(&a.0));
+            told.truncate(TOLD_TENANTS);
+        }
+        ShieldLoad {
+            shield: self.node.clone(),
+            pool: self.pool.clone(),
+            tenants: told.into_iter().map(|(_, told)| told.clone()).collect(),
+            goodbye,
+        }
+    }
+
+    /// The record's limits, and the platform's where it says nothing.
+    fn limits(&self, tenant: &Tenant) -> TenantLimits {
+        let own = tenant.record.limits.unwrap_or_default();
+        let or = |own: u32, default: u32| if own == 0 { default } else { own };
+        let all = &self.defaults;
+        TenantLimits {
+            max_connections: or(own.max_connections, all.max_connections),
+            max_rooms: or(own.max_rooms, all.max_rooms),
+            max_members_per_room: or(own.max_members_per_room, all.max_members_per_room),
+            messages_per_sec: or(own.messages_per_sec, all.messages_per_sec),
+            bytes_per_sec: or(own.bytes_per_sec, all.bytes_per_sec),
+            session_messages_per_sec: or(
+                own.session_messages_per_sec,
+                all.session_messages_per_sec,
+            ),
+            session_bytes_per_sec: or(own.session_bytes_per_sec, all.session_bytes_per_sec),
+            ..own
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Looks at what a tenant uses here.
+    fn measure(
+        &mut self,
+        tenant: &TenantId,
+        now: Instant,
+        rooms: &impl Fn(&TenantId, bool) -> RoomsHere,
+    ) {
+        let elsewhere: u64 = self
+            .used_elsewhere(tenant)
+            .map(|told| u64::from(told.rooms))
+            .sum();
+        let Some(entry) = self.tenants.get_mut(tenant) else {
+            return;
+        };
+        let quota = &entry.quota;
+        let limits = quota.limits();
+        entry.told.sessions = clamp(quota.sessions());
+        if limits.max_rooms > 0 {
+            let near = |count: u64| 2 * (count + elsewhere) >= u64::from(limits.max_rooms);
+            let mut here = rooms(tenant, false);
+            entry.told.room_hashes.clear();
+            // Also before anybody else was heard of: they need them as soon as they have any.
+            if near(here.count as u64 * if elsewhere > 0 { 1 } else { 2 }) {
+                here = rooms(tenant, true);
+                entry.told.room_hashes = rooms::sample(here.hashes);
+            }
+            entry.told.rooms = clamp(here.count as u64);
+        }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let passed = &quota.passed;
+        let seen = Measured {
+            at: now,
+            messages: load(&passed.messages),
+            bytes: load(&passed.bytes),
+            too_many: load(&passed.too_many),
+            too_large: load(&passed.too_large),
+        };
+        let Some(before) = entry.measured else {
+            entry.measured = Some(seen);
+            return;
+        };
+        let span = now.saturating_duration_since(before.at);
+        if span < MEASURE_OVER {
+            return;
+        }
+        let rate = |now: u64, then: u64| ((now - then) as f64 / span.as_secs_f64()).round() as u64;
+        entry.told.messages_per_sec = clamp(rate(seen.messages, before.messages));
+        entry.told.bytes_per_sec = rate(seen.bytes, before.bytes);
+        entry.told.wants_messages = seen.too_many > before.too_many;
+        entry.told.wants_bytes = seen.too_large > before.too_large;
+        entry.measured = Some(seen);
+    }
+
+    /// Reckons this Shield's parts of all quotas of a tenant.
+    fn share(&mut self, tenant: &TenantId) {
+        self.share_counts(tenant);
+        let shields = self.shields.len() as u64;
+        let sum = |of: fn(&TenantUse) -> u64| self.used_elsewhere(tenant).map(of).sum::<u64>();
+        let sessions = sum(|told| told.sessions.into());
+        let Some(Entry { quota, told, .. }) = self.tenants.get(tenant) else {
+            return;
+        };
+        let limits = quota.limits();
+        let messages = Used {
+            here: told.messages_per_sec.into(),
+            elsewhere: sum(|told| told.messages_per_sec.into()),
+            hungry: sum(|told| told.wants_messages.into()),
+        };
+        let bytes = Used {
+            here: told.bytes_per_sec,
+            elsewhere: sum(|told| told.bytes_per_sec),
+            hungry: sum(|told| told.wants_bytes.into()),
+        };
+        for (part, limit, used) in [
+            (&quota.parts.messages, limits.messages_per_sec, messages),
+            (&quota.parts.bytes, limits.bytes_per_sec, bytes),
+        ] {
+            let rate = match u64::from(limit) {
+                0 => u64::MAX,
+                limit => {
+                    let fair = share::fair(limit, quota.sessions(), sessions, shields);
+                    share::rate(limit, fair, used)
+                }
+            };
+            part.store(rate, Ordering::Relaxed);
+        }
+    }
+
+    /// As `share`, of what is counted only.
+    fn share_counts(&mut self, tenant: &TenantId) {
+        let shields = self.shields.len() as u64;
+        let elsewhere: Vec<&TenantUse> = self.used_elsewhere(tenant).collect();
+        let Some(Entry { quota, told, .. }) = self.tenants.get(tenant) else {
+            return;
+        };
+        let limits = quota.limits();
+        let part = |limit: u32, told: u32, used: u64| match limit {
+            0 => u64::MAX,
+            limit => share::count(limit.into(), told.into(), Elsewhere { shields, used }),
+        };
+        let sessions = elsewhere.iter().map(|told| u64::from(told.sessions)).sum();
+        let most = part(limits.max_connections, told.sessions, sessions);
+        quota.parts.sessions.store(most, Ordering::Relaxed);
+        if limits.max_rooms == 0 {
+            quota.parts.rooms.store(u64::MAX, Ordering::Relaxed);
+            return;
+        }
+        let all = elsewhere.iter().copied().chain([told]);
+        let distinct = rooms::distinct(all.map(|told| (told.rooms.into(), &told.room_hashes[..])));
+        let only_elsewhere = distinct.saturating_sub(told.rooms.into());
+        let most = part(limits.max_rooms, told.rooms, only_elsewhere);
+        quota.parts.rooms.store(most, Ordering::Relaxed);
+        let hashes = elsewhere.iter().flat_map(|told| told.room_hashes.iter());
+        let known: HashSet<u32> = hashes.copied().collect();
+        if !(known.is_empty() && quota.rooms_elsewhere.load().is_empty()) {
+            quota.rooms_elsewhere.store(Arc::new(known));
+        }
+    }
+
+    fn used_elsewhere<'a>(&'a self, tenant: &'a TenantId) -> impl Iterator<Item = &'a TenantUse> {
+        self.shields
+            .values()
+            .filter_map(|shield| shield.tenants.get(tenant.as_str()))
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// How much of its nearest quota is used here.
+    fn fullness(&self) -> f64 {
+        let limits = self.quota.limits();
+        let told = &self.told;
+        let of = |used: u64, limit: u32| match limit {
+            0 => 0.0,
+            limit => used as f64 / f64::from(limit),
+        };
+        of(told.sessions.into(), limits.max_connections)
+            .max(of(told.rooms.into(), limits.max_rooms))
+            .max(of(told.messages_per_sec.into(), limits.messages_per_sec))
+            .max(of(told.bytes_per_sec, limits.bytes_per_sec))
+    }
+}
+
+/// Whether others must hear of what the tenant uses.
+fn is_shared(limits: &TenantLimits) -> bool {
+    limits.max_connections > 0
+        || limits.max_rooms > 0
+        || limits.messages_per_sec > 0
+        || limits.bytes_per_sec > 0
+}
+
+fn is_used(told: &TenantUse) -> bool {
+    told.sessions > 0 || told.rooms > 0 || told.messages_per_sec > 0 || told.bytes_per_sec > 0
+}
+
+fn clamp(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Quotas without any limit but those of the tenants.
+    pub(crate) fn quotas() -> Arc<Quotas> {
+        let name = NodeId::parse("main").expect("a valid name");
+        let metrics = Metrics::default();
+        Arc::new(Quotas::new(&name, &name, TenantLimits::default(), &metrics))
+    }
+}
+
+#[cfg(test)]
+mod tests;
