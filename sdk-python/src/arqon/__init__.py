@@ -125,6 +125,7 @@ __all__ += [
     "RateLimited",
     "ReconnectGivenUp",
     "RequestTimeout",
+    "RoomFull",
     "RoomLimit",
     "RoomNameInvalid",
     "SendQueueFull",

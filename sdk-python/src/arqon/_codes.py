@@ -234,8 +234,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         None,
         "error",
         (
-            "No further room: the session's or the tenant's limit on this Shield is "
-            "reached. Leave one first"
+            "No further room: the session's, the tenant's or the Shield's limit is reached."
+            " Leave one first"
         ),
     ),
     Entry(
@@ -272,6 +272,17 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         None,
         "error",
         "The Spine refused the subscription. The platform's log names the cause",
+    ),
+    Entry(
+        3008,
+        "ROOM_FULL",
+        "later",
+        None,
+        "error",
+        (
+            "The room has as many members as its tenant allows on one Shield. Try again "
+            "when some have left"
+        ),
     ),
     Entry(
         3501,
@@ -315,7 +326,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "later",
         None,
         "error",
-        "Over the rate allowed. Wait for retry_after_ms",
+        "Over the rate that the tenant or the session may use. Wait for retry_after_ms",
     ),
     Entry(
         3702,

@@ -302,7 +302,7 @@ class AlreadyJoined(RoomError):
 
 
 class RoomLimit(RoomError):
-    """No further room: the session's or the tenant's limit on this Shield is reached. Leave one
+    """No further room: the session's, the tenant's or the Shield's limit is reached. Leave one
     first.
     """
 
@@ -310,8 +310,8 @@ class RoomLimit(RoomError):
     name = "ROOM_LIMIT"
     retry = "later"
     help = (
-        "No further room: the session's or the tenant's limit on this Shield is "
-        "reached. Leave one first"
+        "No further room: the session's, the tenant's or the Shield's limit is reached."
+        " Leave one first"
     )
 
 
@@ -354,6 +354,20 @@ class JoinRefused(RoomError):
     name = "JOIN_REFUSED"
     retry = "later"
     help = "The Spine refused the subscription. The platform's log names the cause"
+
+
+class RoomFull(RoomError):
+    """The room has as many members as its tenant allows on one Shield. Try again when some have
+    left.
+    """
+
+    code = 3008
+    name = "ROOM_FULL"
+    retry = "later"
+    help = (
+        "The room has as many members as its tenant allows on one Shield. Try again "
+        "when some have left"
+    )
 
 
 class PresenceUnavailable(PresenceError):
@@ -407,12 +421,12 @@ class PolicyUnavailable(PolicyError):
 
 
 class RateLimited(CapacityError):
-    """Over the rate allowed. Wait for retry_after_ms."""
+    """Over the rate that the tenant or the session may use. Wait for retry_after_ms."""
 
     code = 3701
     name = "RATE_LIMITED"
     retry = "later"
-    help = "Over the rate allowed. Wait for retry_after_ms"
+    help = "Over the rate that the tenant or the session may use. Wait for retry_after_ms"
 
 
 class SpineUnavailable(CapacityError):
@@ -802,6 +816,7 @@ LEAVES: Final[dict[int, type[ArqonError]]] = {
     3005: PublishForbidden,
     3006: AckUnknown,
     3007: JoinRefused,
+    3008: RoomFull,
     3501: PresenceUnavailable,
     3502: PresenceNotSeen,
     3601: PolicyBlocked,
@@ -885,6 +900,7 @@ __all__ = [
     "RateLimited",
     "ReconnectGivenUp",
     "RequestTimeout",
+    "RoomFull",
     "RoomLimit",
     "RoomNameInvalid",
     "SendQueueFull",

@@ -88,6 +88,7 @@ __all__ += [
     "RateLimited",
     "ReconnectGivenUp",
     "RequestTimeout",
+    "RoomFull",
     "RoomLimit",
     "RoomNameInvalid",
     "SendQueueFull",
