@@ -173,7 +173,10 @@ async fn limits_of_two_admins_both_hold_and_nats_holds_the_tenant_to_the_size() 
     );
     assert!(!a.unwrap().account_behind && !b.unwrap().account_behind);
     let limits = one.show(&id).await.unwrap().limits.unwrap();
-    assert_eq!((limits.max_payload_bytes, limits.messages_per_sec), (1_000, 7));
+    assert_eq!(
+        (limits.max_payload_bytes, limits.messages_per_sec),
+        (1_000, 7)
+    );
 
     // As Shield would not: 1,000 bytes, 15,360 of headers, and 16 KiB of ours.
     let publish = async |connection: &Connection, bytes: usize| {

@@ -22,6 +22,7 @@ use super::{
     target::Target,
 };
 use crate::Globals;
+use crate::auth::{DevelopmentKey, TokenOptions, sign};
 use crate::failure::{Doing, Failure, Result};
 use crate::progress::Progress;
 
@@ -35,9 +36,9 @@ const REFUSED: &str = "ERROR RATE_LIMITED";
 pub(super) struct NoisyArgs {
     #[command(flatten)]
     target: Target,
-    /// A token of the noisy tenant, repeatable
-    #[arg(long = "noisy-token", value_name = "JWT", required = true)]
-    noisy_tokens: Vec<String>,
+    /// The noisy tenant
+    #[arg(long, value_name = "ID")]
+    noisy_tenant: String,
     /// Pairs of the quiet tenant
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     quiet: u32,
@@ -79,8 +80,16 @@ struct Outcome {
 /// Measures, and tells what came of it.
 pub(super) fn noisy(args: &NoisyArgs, globals: &Globals) -> Result<Record> {
     let (endpoint, tokens) = args.target.prepare(globals)?;
+    let context = globals.context()?;
+    let key = DevelopmentKey::open(&context, &globals.output)?;
+    let claims = TokenOptions {
+        tenant: Some(args.noisy_tenant.clone()),
+        ..TokenOptions::default()
+    }
+    .claims(&context)?;
+    let noisy_token = sign(&key, None, &claims)?;
     let measured = Measured::begin();
-    let outcome = run(&endpoint, &tokens, args)?;
+    let outcome = run(&endpoint, &tokens, &noisy_token, args)?;
     let mut record = args.target.record("noisy", &endpoint);
     record.params.extend([
         ("quiet_pairs".into(), json!(args.quiet)),
@@ -138,8 +147,13 @@ struct Voice {
 }
 
 /// The quiet tenant's connections come first, two for each pair.
-fn run(endpoint: &Endpoint, quiet_tokens: &[String], args: &NoisyArgs) -> Result<Outcome> {
-    let (mut engine, mut tally) = open(endpoint, quiet_tokens, args)?;
+fn run(
+    endpoint: &Endpoint,
+    quiet_tokens: &[String],
+    noisy_token: &str,
+    args: &NoisyArgs,
+) -> Result<Outcome> {
+    let (mut engine, mut tally) = open(endpoint, quiet_tokens, noisy_token, args)?;
     let (quiet_pairs, span) = (args.quiet as usize, Duration::from_secs_f64(args.span));
     let processes: &[Process] = &args.target.processes;
     let peer = engine.peer();
@@ -197,7 +211,12 @@ fn run(endpoint: &Endpoint, quiet_tokens: &[String], args: &NoisyArgs) -> Result
     })
 }
 
-fn open(endpoint: &Endpoint, quiet_tokens: &[String], args: &NoisyArgs) -> Result<(Engine, Tally)> {
+fn open(
+    endpoint: &Endpoint,
+    quiet_tokens: &[String],
+    noisy_token: &str,
+    args: &NoisyArgs,
+) -> Result<(Engine, Tally)> {
     let mut engine = Engine::new(endpoint.clone()).doing("cannot make a poll")?;
     let new = || Histogram::new_with_bounds(1_000, 120_000_000_000, 3);
     let quiet = 2 * args.quiet as usize;
@@ -215,13 +234,12 @@ fn open(endpoint: &Endpoint, quiet_tokens: &[String], args: &NoisyArgs) -> Resul
         ended: None,
     };
     for id in 0..total {
-        let tokens = if id < quiet {
-            quiet_tokens
-        } else {
-            &args.noisy_tokens
+        let of_quiet = quiet_tokens.get(id % quiet_tokens.len().max(1));
+        let token = match of_quiet.filter(|_| id < quiet) {
+            Some(token) => token.as_str(),
+            None => noisy_token,
         };
-        let token = tokens.get(id % tokens.len().max(1)).map(String::as_str);
-        engine.open(token).doing("cannot open a connection")?;
+        engine.open(Some(token)).doing("cannot open a connection")?;
     }
     let peer = engine.peer();
     let begun = Instant::now();

@@ -401,7 +401,7 @@ pub(super) const CASES: &[Case] = &[
     on(
         Bus,
         "bench noisy",
-        "bench noisy --quiet 2 --rate 20 --noisy 2 --quota 20 --span 1 --noisy-token TOKEN --pid shield=SHIELD_PID",
+        "bench noisy --quiet 2 --rate 20 --noisy 2 --quota 20 --span 1 --noisy-tenant acme --pid shield=SHIELD_PID",
         "bench noisy",
     )
     .loose(),
