@@ -35,6 +35,10 @@ pub const MAX_HEADER_BYTES: u32 = 15_360;
 /// NATS header.
 const ADDED_BYTES: i64 = 16 * 1024;
 
+/// A batch of presence takes up to half of the platform's size and some traces,
+/// on the same connection: an account that allows less would cut it.
+const LEAST_PAYLOAD: i64 = 64 * 1024;
+
 /// Connections of one tenant: two for each Shield (rotation overlaps) of a
 /// pool of 60, and some for debugging. A leaked credential can take no more.
 pub const TENANT_CONNECTIONS: i64 = 128;
@@ -73,7 +77,8 @@ pub fn account_payload(max_frame_bytes: u32) -> i64 {
 }
 
 /// Bytes of the largest NATS message of this tenant: what its own limits leave
-/// of the platform's. A leaked credential can send no larger one either.
+/// of the platform's, and room for what Shields send of presence. A leaked
+/// credential can send no larger one either.
 pub fn tenant_payload(limits: &v1::TenantLimits, max_frame_bytes: u32) -> i64 {
     let platform = account_payload(max_frame_bytes);
     let headers = match limits.max_header_bytes {
@@ -82,7 +87,9 @@ pub fn tenant_payload(limits: &v1::TenantLimits, max_frame_bytes: u32) -> i64 {
     };
     match limits.max_payload_bytes {
         0 => platform,
-        some => platform.min(i64::from(some) + i64::from(headers) + ADDED_BYTES),
+        some => (i64::from(some) + i64::from(headers) + ADDED_BYTES)
+            .max(LEAST_PAYLOAD)
+            .min(platform),
     }
 }
 

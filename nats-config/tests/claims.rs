@@ -85,12 +85,18 @@ fn accounts_are_as_written_down() {
     // What NATS can hold a tenant to is in the account, and in no template: those cut connections.
     record.set_state(v1::TenantState::Active);
     record.limits = Some(v1::TenantLimits {
-        max_payload_bytes: 1_000,
-        max_header_bytes: 24,
+        max_payload_bytes: 50_000,
+        max_header_bytes: 616,
         ..Default::default()
     });
     let mut small = build(&record);
-    assert_eq!(small.body.limits.payload, 1_024 + 16 * 1024);
+    assert_eq!(small.body.limits.payload, 50_616 + 16 * 1024);
+    record.limits = Some(v1::TenantLimits {
+        max_payload_bytes: 1,
+        ..Default::default()
+    });
+    // Presence needs so much.
+    assert_eq!(build(&record).body.limits.payload, 64 * 1024);
     small.body.limits.payload = active.body.limits.payload;
     assert_eq!(small.body, active.body);
 

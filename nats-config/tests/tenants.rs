@@ -178,7 +178,7 @@ async fn limits_of_two_admins_both_hold_and_nats_holds_the_tenant_to_the_size() 
         (1_000, 7)
     );
 
-    // As Shield would not: 1,000 bytes, 15,360 of headers, and 16 KiB of ours.
+    // As Shield would not: more than presence needs.
     let publish = async |connection: &Connection, bytes: usize| {
         let client = &connection.client;
         client
@@ -187,17 +187,17 @@ async fn limits_of_two_admins_both_hold_and_nats_holds_the_tenant_to_the_size() 
             .unwrap();
     };
     let connection = spine.fleet(&record).await;
-    publish(&connection, 32_744).await;
+    publish(&connection, 65_536).await;
     common::barrier(&connection).await;
     // Raised while it is connected, and nobody is cut for that.
     let off = |limits: &mut v1::TenantLimits| limits.max_payload_bytes = 0;
     let raised = one.change_limits(&id, off, wait).await.unwrap();
     assert_eq!(raised.shields, Some(Vec::new()));
-    publish(&connection, 32_745).await;
+    publish(&connection, 65_537).await;
     common::barrier(&connection).await;
     let lowered = one.change_limits(&id, size, wait).await.unwrap();
     assert!(!lowered.account_behind, "no Shield is there to wait for");
-    publish(&connection, 32_745).await;
+    publish(&connection, 65_537).await;
     ends(connection.events).await;
     let unchanged = one.change_limits(&id, size, wait).await.unwrap();
     assert_eq!(unchanged.shields, None);

@@ -30,7 +30,7 @@ pub(super) struct LimitsArgs {
 }
 
 /// Limits as they can be asked for; 0 stands for the platform's.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitOptions {
     /// Sessions at once, over all Shields; 0: the platform's
@@ -66,6 +66,11 @@ pub(super) struct LimitOptions {
 }
 
 impl LimitOptions {
+    /// Whether none is given.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Puts those that were given into the limits.
     pub(super) fn put(&self, limits: &mut TenantLimits) {
         let put = |limit: &mut u32, given: Option<u32>| *limit = given.unwrap_or(*limit);
@@ -99,13 +104,9 @@ pub(super) fn run(args: &LimitsArgs, globals: &Globals) -> Result {
         shields,
         account_behind,
     } = with(globals, async |_, admin| {
-        let record = admin.show(&id).await.map_err(explain)?;
-        let before = record.limits.unwrap_or_default();
-        let mut limits = before;
-        args.limits.put(&mut limits);
-        if limits == before {
+        if args.limits.is_empty() {
             return Ok(LimitsChanged {
-                record,
+                record: admin.show(&id).await.map_err(explain)?,
                 shields: None,
                 account_behind: false,
             });

@@ -47,7 +47,8 @@ impl Admin {
             }
             record.limits = Some(limits);
             let payload = |limits| tenant_payload(limits, self.max_frame_bytes);
-            if payload(&limits) > payload(&before) {
+            let raised = payload(&limits) > payload(&before);
+            if raised {
                 self.push(id, &record, false).await?;
             }
             let written = match self.control().put_tenant(&record, revision).await {
@@ -55,6 +56,10 @@ impl Admin {
                 Err(ControlError::Conflict { .. }) => continue,
                 written => written?,
             };
+            if raised {
+                // Whoever else was at it may have pushed by the older record meanwhile.
+                self.settle(id, false).await?;
+            }
             let shields = census.wait_tenants(written, wait).await?;
             let lowered = payload(&limits) < payload(&before);
             let account_behind = lowered && shields.iter().any(|answer| answer.said.is_none());

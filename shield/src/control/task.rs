@@ -40,6 +40,9 @@ const BEAT: Duration = Duration::from_secs(1);
 /// After a revocation came into force, a beat says so this soon; many within
 /// this time share one.
 const TELL_SOON: Duration = Duration::from_millis(100);
+/// Shields that are asked what tenants use answer within this; before, a quota
+/// would be given out anew.
+const OTHERS_TELL: Duration = Duration::from_millis(200);
 /// Bytes in queues are summed at every so many looks at the gauges.
 const QUEUES_EVERY: u32 = 5;
 /// The first pause between attempts, doubled up to the longest. Stale comes
@@ -259,6 +262,9 @@ impl Task {
         let mut orders = store.subscribe_orders(&params.node).await?;
         let mut asks = store.subscribe_asks(&params.node).await?;
         let mut loads = store.subscribe_loads().await?;
+        let load = self.context.pool.quotas().begin(Instant::now());
+        store.publish_load(&params.node, &load).await?;
+        let informed = tokio::time::Instant::now() + OTHERS_TELL;
         let opened = async {
             let (mut records, mut policies, mut revocations) = (
                 store.watch_tenants().await?,
@@ -284,7 +290,11 @@ impl Task {
         let count = all.len();
         // Taken over, and sessions with them, once policies are in force.
         let mut held = Some(all);
-        let settled = tokio::time::timeout(SETTLE, deployer.settled());
+        let settled = async {
+            let settled = tokio::time::timeout(SETTLE, deployer.settled()).await;
+            tokio::time::sleep_until(informed).await;
+            settled
+        };
         tokio::pin!(settled);
 
         let mut beats = interval(BEAT);
@@ -345,7 +355,10 @@ impl Task {
                 load = loads.next() => quotas.hear(load.ok_or(Broken::Ended)?, Instant::now()),
                 () = grown_from(quotas, tell_from), if !parted => {
                     tell_from = Instant::now() + TELL_SOON;
-                    store.publish_load(&params.node, &quotas.tell_soon()).await?;
+                    let load = quotas.tell_soon();
+                    let told = store.publish_load(&params.node, &load);
+                    let told = tokio::time::timeout(SILENCE, told).await;
+                    told.map_err(|_| Broken::Silent)??;
                 }
                 answer = pulse.answer() => {
                     answer?;

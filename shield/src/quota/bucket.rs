@@ -15,6 +15,10 @@ use std::{
 /// As much may come at once as in this time at an even rate.
 const BURST_NS: u64 = 1_000_000_000;
 
+/// The most that is owed, for a message larger than a second's worth. So who was
+/// held to a rate that is soon raised again waits no longer.
+const LONGEST_NS: u64 = 60 * BURST_NS;
+
 /// What all buckets count from, so that each is one number.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -29,7 +33,8 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// Takes `cost` of `rate` a second, or tells when it may be tried again. What
-    /// is more than a second's worth passes when nothing is owed, and is owed then.
+    /// is more than a second's worth passes when nothing is owed, and is owed then,
+    /// a minute's worth at most.
     pub(super) fn take(&self, now: Instant, cost: u64, rate: u64) -> Result<(), Duration> {
         let now_ns = nanos(now);
         let cost_ns = cost_ns(cost, rate);
@@ -61,7 +66,7 @@ impl Bucket {
 
 fn cost_ns(cost: u64, rate: u64) -> u64 {
     let cost_ns = u128::from(cost) * 1_000_000_000 / u128::from(rate.max(1));
-    u64::try_from(cost_ns).unwrap_or(u64::MAX)
+    u64::try_from(cost_ns).unwrap_or(u64::MAX).min(LONGEST_NS)
 }
 
 fn nanos(now: Instant) -> u64 {
@@ -105,6 +110,15 @@ mod tests {
         let wait = bucket.take(now, 5_000, 1_000).expect_err("owed");
         assert_eq!(wait, secs(5.0));
         assert_eq!(bucket.take(now + wait, 5_000, 1_000), Ok(()));
+    }
+
+    #[test]
+    fn nobody_owes_more_than_a_minute() {
+        let bucket = Bucket::default();
+        let now = *START + secs(10.0);
+        assert_eq!(bucket.take(now, 60_000, 1), Ok(()));
+        assert!(bucket.take(now + secs(58.0), 1, 1_000_000).is_err());
+        assert_eq!(bucket.take(now + secs(60.0), 1, 1_000_000), Ok(()));
     }
 
     #[test]

@@ -84,6 +84,8 @@ struct Measured {
 #[derive(Debug)]
 struct Shield {
     heard: Instant,
+    /// When rates were let fade last.
+    rated: Instant,
     tenants: HashMap<String, TenantUse>,
 }
 
@@ -155,11 +157,11 @@ impl Quotas {
     pub fn update(&self, tenant: &Tenant) {
         let limits = self.limits(tenant);
         let mut state = self.lock();
-        if let Some(entry) = state.tenants.get(&tenant.id) {
-            if entry.quota.limits() != limits {
-                entry.quota.set_limits(limits);
-                state.share(&tenant.id);
-            }
+        if let Some(entry) = state.tenants.get(&tenant.id)
+            && entry.quota.limits() != limits
+        {
+            entry.quota.set_limits(limits);
+            state.share(&tenant.id);
         }
     }
 
@@ -169,15 +171,26 @@ impl Quotas {
     }
 
     /// Another Shield told what it uses.
-    pub(crate) fn hear(&self, load: ShieldLoad, now: Instant) {
+    pub(crate) fn hear(&self, mut load: ShieldLoad, now: Instant) {
         if load.shield == self.node {
-            self.lock().unheard = 0;
+            let mut state = self.lock();
+            state.unheard = 0;
+            for tenant in state.shared() {
+                state.share_counts(&tenant);
+            }
             return;
         }
         if load.pool != self.pool {
             return;
         }
+        load.tenants.truncate(TOLD_TENANTS);
+        for told in &mut load.tenants {
+            told.room_hashes.truncate(rooms::SAMPLE);
+        }
         let mut state = self.lock();
+        if load.asks {
+            self.soon.notify_one();
+        }
         let touched: HashSet<String> = load
             .tenants
             .iter()
@@ -186,14 +199,36 @@ impl Quotas {
         if load.goodbye {
             state.shields.remove(&load.shield);
         } else {
-            let tenants = load.tenants.into_iter();
-            state.shields.insert(
-                load.shield,
-                Shield {
-                    heard: now,
-                    tenants: tenants.map(|use_| (use_.tenant.clone(), use_)).collect(),
-                },
-            );
+            let before = state.shields.remove(&load.shield);
+            let fades = before
+                .as_ref()
+                .is_some_and(|shield| now.saturating_duration_since(shield.rated) >= MEASURE_OVER);
+            let rated = match &before {
+                Some(shield) if !fades => shield.rated,
+                _ => now,
+            };
+            let mut tenants: HashMap<_, _> = load
+                .tenants
+                .into_iter()
+                .map(|told| (told.tenant.clone(), told))
+                .collect();
+            for (tenant, told) in before.into_iter().flat_map(|shield| shield.tenants) {
+                tenants
+                    .entry(tenant)
+                    .or_insert_with_key(|tenant| TenantUse {
+                        tenant: tenant.clone(),
+                        ..TenantUse::default()
+                    })
+                    .remember(&told, fades);
+            }
+            // Of whoever uses nothing any more nothing is left at last.
+            tenants.retain(|_, told| is_used(told));
+            let shield = Shield {
+                heard: now,
+                rated,
+                tenants,
+            };
+            state.shields.insert(load.shield, shield);
         }
         // Counts hold at once; rates go by the second.
         let here: Vec<_> = state
@@ -231,9 +266,20 @@ impl Quotas {
         state
             .tenants
             .retain(|_, entry| Arc::strong_count(&entry.quota) > 1 || entry.told.sessions > 0);
-        let tenants: Vec<_> = state.tenants.keys().cloned().collect();
-        for tenant in &tenants {
-            state.measure(tenant, now, &rooms);
+        let shared = state.shared();
+        let asked: Vec<_> = shared
+            .iter()
+            .filter_map(|tenant| Some((tenant, state.rooms_wanted(tenant)?)))
+            .collect();
+        drop(state);
+        // Without the lock, which every new session takes, and which stands below that of rooms.
+        let mut rooms: HashMap<_, _> = asked
+            .into_iter()
+            .map(|(tenant, hashes)| (tenant, rooms(tenant, hashes)))
+            .collect();
+        let mut state = self.lock();
+        for tenant in &shared {
+            state.measure(tenant, now, rooms.remove(tenant));
             state.share(tenant);
         }
         self.metrics
@@ -242,16 +288,28 @@ impl Quotas {
         self.load(&mut state, false)
     }
 
+    /// The control plane is heard from here on. Who was known before is not
+    /// forgotten for the time in which nobody could be heard.
+    pub(crate) fn begin(&self, now: Instant) -> ShieldLoad {
+        let mut state = self.lock();
+        for shield in state.shields.values_mut() {
+            shield.heard = now;
+        }
+        state.unheard = 0;
+        ShieldLoad {
+            asks: true,
+            ..self.load(&mut state, false)
+        }
+    }
+
     /// What others should know at once: sessions only, for rates are measured
     /// over a second.
     pub(crate) fn tell_soon(&self) -> ShieldLoad {
         let mut state = self.lock();
+        // The own part rises when others have had the time to hear it: with the next report,
+        // or when this one comes back.
         for entry in state.tenants.values_mut() {
             entry.told.sessions = clamp(entry.quota.sessions());
-        }
-        let tenants: Vec<_> = state.tenants.keys().cloned().collect();
-        for tenant in &tenants {
-            state.share_counts(tenant);
         }
         self.load(&mut state, false)
     }
@@ -277,6 +335,7 @@ impl Quotas {
             pool: self.pool.clone(),
             tenants: told.into_iter().map(|(_, told)| told.clone()).collect(),
             goodbye,
+            asks: false,
         }
     }
 
@@ -308,34 +367,44 @@ impl Quotas {
 // === impl State ===
 
 impl State {
+    /// The tenants whose use others must hear of.
+    fn shared(&self) -> Vec<TenantId> {
+        let tenants = self.tenants.iter();
+        tenants
+            .filter(|(_, entry)| is_shared(&entry.quota.limits()) || is_used(&entry.told))
+            .map(|(tenant, _)| tenant.clone())
+            .collect()
+    }
+
+    /// Whether the hashes of a tenant's rooms are wanted; None: nor is their count.
+    fn rooms_wanted(&self, tenant: &TenantId) -> Option<bool> {
+        let entry = self.tenants.get(tenant)?;
+        let most = u64::from(entry.quota.limits().max_rooms);
+        if most == 0 {
+            return None;
+        }
+        let here = u64::from(entry.told.rooms);
+        let elsewhere = self.sum_elsewhere(tenant, |told| told.rooms.into());
+        // Also before anybody else was heard of: they need them as soon as they have any.
+        Some(2 * (here.saturating_mul(2).max(here.saturating_add(elsewhere))) >= most)
+    }
+
+    fn sum_elsewhere(&self, tenant: &TenantId, of: fn(&TenantUse) -> u64) -> u64 {
+        let told = self.used_elsewhere(tenant).map(of);
+        // Saturating: what is told may be a lie.
+        told.fold(0, u64::saturating_add)
+    }
+
     /// Looks at what a tenant uses here.
-    fn measure(
-        &mut self,
-        tenant: &TenantId,
-        now: Instant,
-        rooms: &impl Fn(&TenantId, bool) -> RoomsHere,
-    ) {
-        let elsewhere: u64 = self
-            .used_elsewhere(tenant)
-            .map(|told| u64::from(told.rooms))
-            .sum();
+    fn measure(&mut self, tenant: &TenantId, now: Instant, rooms: Option<RoomsHere>) {
         let Some(entry) = self.tenants.get_mut(tenant) else {
             return;
         };
         let quota = &entry.quota;
-        let limits = quota.limits();
         entry.told.sessions = clamp(quota.sessions());
-        if limits.max_rooms > 0 {
-            let near = |count: u64| 2 * (count + elsewhere) >= u64::from(limits.max_rooms);
-            let mut here = rooms(tenant, false);
-            entry.told.room_hashes.clear();
-            // Also before anybody else was heard of: they need them as soon as they have any.
-            if near(here.count as u64 * if elsewhere > 0 { 1 } else { 2 }) {
-                here = rooms(tenant, true);
-                entry.told.room_hashes = rooms::sample(here.hashes);
-            }
-            entry.told.rooms = clamp(here.count as u64);
-        }
+        let rooms = rooms.unwrap_or_default();
+        entry.told.rooms = clamp(rooms.count as u64);
+        entry.told.room_hashes = rooms::sample(rooms.hashes);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let passed = &quota.passed;
         let seen = Measured {
@@ -365,7 +434,7 @@ impl State {
     fn share(&mut self, tenant: &TenantId) {
         self.share_counts(tenant);
         let shields = self.shields.len() as u64;
-        let sum = |of: fn(&TenantUse) -> u64| self.used_elsewhere(tenant).map(of).sum::<u64>();
+        let sum = |of: fn(&TenantUse) -> u64| self.sum_elsewhere(tenant, of);
         let sessions = sum(|told| told.sessions.into());
         let Some(Entry { quota, told, .. }) = self.tenants.get(tenant) else {
             return;
@@ -408,7 +477,7 @@ impl State {
             0 => u64::MAX,
             limit => share::count(limit.into(), told.into(), Elsewhere { shields, used }),
         };
-        let sessions = elsewhere.iter().map(|told| u64::from(told.sessions)).sum();
+        let sessions = self.sum_elsewhere(tenant, |told| told.sessions.into());
         let most = part(limits.max_connections, told.sessions, sessions);
         quota.parts.sessions.store(most, Ordering::Relaxed);
         if limits.max_rooms == 0 {
@@ -458,6 +527,21 @@ fn is_shared(limits: &TenantLimits) -> bool {
         || limits.max_rooms > 0
         || limits.messages_per_sec > 0
         || limits.bytes_per_sec > 0
+}
+
+/// What was used elsewhere of late counts on for a while, or whoever speaks in
+/// bursts would have the whole rate on each Shield each time.
+trait Remember {
+    fn remember(&mut self, before: &Self, fades: bool);
+}
+
+impl Remember for TenantUse {
+    fn remember(&mut self, before: &Self, fades: bool) {
+        let faded = |rate: u64| if fades { rate / 4 * 3 } else { rate };
+        let messages = clamp(faded(before.messages_per_sec.into()));
+        self.messages_per_sec = self.messages_per_sec.max(messages);
+        self.bytes_per_sec = self.bytes_per_sec.max(faded(before.bytes_per_sec));
+    }
 }
 
 fn is_used(told: &TenantUse) -> bool {

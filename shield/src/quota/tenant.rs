@@ -181,7 +181,8 @@ impl TenantQuota {
         if rooms != u64::MAX {
             let elsewhere = self.rooms_elsewhere.load();
             if !elsewhere.is_empty() && elsewhere.contains(&rooms::hash(room.as_str())) {
-                rooms = u64::MAX;
+                // Names may be made whose hashes are those of others: no more than that many.
+                rooms = rooms.max(self.limits.load().max_rooms.into());
             }
         }
         let members = match self.limits.load().max_members_per_room {
@@ -307,8 +308,9 @@ mod tests {
         assert_eq!(quota.rooms_for(&room), of(3));
         let known = HashSet::from([rooms::hash("lobby")]);
         quota.rooms_elsewhere.store(Arc::new(known));
-        assert_eq!(quota.rooms_for(&room), of(usize::MAX));
+        quota.parts.rooms.store(1, Ordering::Relaxed);
+        assert_eq!(quota.rooms_for(&room), of(3));
         let other = RoomId::parse("other").unwrap();
-        assert_eq!(quota.rooms_for(&other), of(3));
+        assert_eq!(quota.rooms_for(&other), of(1));
     }
 }

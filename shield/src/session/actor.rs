@@ -189,13 +189,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             now.record.created_at_ms == tenant.record.created_at_ms
                 && now.record.state == tenant.record.state
         };
-        if !self
-            .ctx
-            .tenants
-            .get(&tenant.id)
-            .is_some_and(|now| same(&now))
-        {
-            self.outbox.close(CloseCode::TenantGone);
+        match self.ctx.tenants.get(&tenant.id) {
+            // Its limits may have changed while the token was judged by an older record.
+            Some(now) if same(&now) => self.ctx.pool.quotas().update(&now),
+            _ => self.outbox.close(CloseCode::TenantGone),
         }
         self.close_if_revoked();
     }

@@ -201,6 +201,23 @@ pub(super) enum Unjoined {
     Limited(Duration),
 }
 
+/// Why a request about a room is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rejected {
+    /// For this code.
+    Code(ErrorCode),
+    /// For this code, by a limit of the tenant's own, which is no offence.
+    Quota(ErrorCode),
+    /// A rate is used up; it may be tried again after this.
+    Later(Duration),
+}
+
+impl From<ErrorCode> for Rejected {
+    fn from(code: ErrorCode) -> Self {
+        Self::Code(code)
+    }
+}
+
 /// A REFRESH to verify.
 #[derive(PartialEq, Eq)]
 pub(super) struct RefreshRequest {
@@ -438,19 +455,20 @@ impl State {
                 self.join(&room, reference, envelope.body, parent)
             }
             Opcode::Leave => self.leave(&room, reference),
-            Opcode::Publish => match self.publish(&room, envelope, now) {
-                Ok(Ok(actions)) => Ok(actions),
-                Ok(Err(wait)) => {
-                    return Action::Refuse(Refusal::limited(wait, &room, reference)).into();
-                }
-                Err(code) => Err(code),
-            },
-            _ => self.presence(&room, reference, envelope.body),
+            Opcode::Publish => self.publish(&room, envelope, now),
+            _ => self.presence(&room, reference, envelope.body, now),
         };
         match result {
             Ok(actions) => actions,
-            Err(code) if is_offence(code) => self.offence(code, room.to_string(), reference, now),
-            Err(code) => refuse(code, room.as_str(), reference).into(),
+            Err(Rejected::Later(wait)) => {
+                Action::Refuse(Refusal::limited(wait, &room, reference)).into()
+            }
+            Err(Rejected::Code(code)) if is_offence(code) => {
+                self.offence(code, room.to_string(), reference, now)
+            }
+            Err(Rejected::Code(code) | Rejected::Quota(code)) => {
+                refuse(code, room.as_str(), reference).into()
+            }
         }
     }
 
@@ -460,20 +478,20 @@ impl State {
         reference: u64,
         body: Option<Body>,
         parent: Option<TraceContext>,
-    ) -> Result<Actions, ErrorCode> {
+    ) -> Result<Actions, Rejected> {
         let options = match body {
             Some(Body::Join(options)) => options,
             _ => v1::Join::default(),
         };
         self.check_meta(&options.meta)?;
         if self.is_in(room) {
-            return Err(ErrorCode::AlreadyJoined);
+            return Err(ErrorCode::AlreadyJoined.into());
         }
         if !self.identity.rooms.may_join(room) {
-            return Err(ErrorCode::JoinForbidden);
+            return Err(ErrorCode::JoinForbidden.into());
         }
         if self.rooms.len() >= self.max_rooms() as usize {
-            return Err(ErrorCode::RoomLimit);
+            return Err(ErrorCode::RoomLimit.into());
         }
         let presence = match options.presence() {
             PresenceMode::Unspecified => PresenceMode::None,
@@ -490,7 +508,7 @@ impl State {
         .into())
     }
 
-    fn leave(&mut self, room: &RoomId, reference: u64) -> Result<Actions, ErrorCode> {
+    fn leave(&mut self, room: &RoomId, reference: u64) -> Result<Actions, Rejected> {
         let at = self.rooms.binary_search(room);
         let at = at.map_err(|_| ErrorCode::NotJoined)?;
         let mut actions = Actions::from(Action::Leave(self.rooms.remove(at)));
@@ -498,29 +516,22 @@ impl State {
         Ok(actions)
     }
 
-    /// The inner error is how long to wait, for a rate is used up.
     fn publish(
         &self,
         room: &RoomId,
         envelope: v1::Envelope,
         now: Now,
-    ) -> Result<Result<Actions, Duration>, ErrorCode> {
-        if envelope.payload.len() > self.max_payload() as usize {
-            return Err(ErrorCode::PayloadTooLarge);
-        }
+    ) -> Result<Actions, Rejected> {
         let header_limits = self.headers();
-        let header_bytes = headers::check_client_headers(&envelope.headers, &header_limits)?;
+        let bytes = self.check_size(&envelope, &header_limits)?;
         let Identity { role, rooms, .. } = &*self.identity;
         if !role.may_publish() || !rooms.may_publish(room) {
-            return Err(ErrorCode::PublishForbidden);
+            return Err(ErrorCode::PublishForbidden.into());
         }
         if !role.may_publish_unjoined() && !self.is_in(room) {
-            return Err(ErrorCode::NotJoined);
+            return Err(ErrorCode::NotJoined.into());
         }
-        let bytes = envelope.payload.len() + header_bytes;
-        if let Err(wait) = self.quota.publish(&self.used, bytes, now.instant) {
-            return Ok(Err(wait));
-        }
+        self.take_turn(bytes, now)?;
         let ack = matches!(&envelope.body, Some(Body::Publish(options)) if options.ack);
         let mut headers = envelope.headers;
         let parent = parent_of(&headers);
@@ -533,7 +544,7 @@ impl State {
             session: self.session.to_string(),
         };
         let message = envelope::message(room.as_str(), headers, envelope.payload, sender);
-        Ok(Ok(Action::Publish(Box::new(PublishRequest {
+        Ok(Action::Publish(Box::new(PublishRequest {
             room: room.clone(),
             reference: envelope.r#ref,
             message,
@@ -551,7 +562,34 @@ impl State {
             at: now,
             parent,
         }))
-        .into()))
+        .into())
+    }
+
+    /// The bytes of payload and headers, if there are not too many.
+    fn check_size(
+        &self,
+        envelope: &v1::Envelope,
+        of_tenant: &HeaderLimits,
+    ) -> Result<usize, Rejected> {
+        let payload = envelope.payload.len();
+        if payload > self.limits.max_payload_bytes as usize {
+            return Err(ErrorCode::PayloadTooLarge.into());
+        }
+        let headers = headers::check_client_headers(&envelope.headers, &self.limits.headers)?;
+        // A client cannot know that the tenant's own limits are lower now than it was told.
+        if payload > self.max_payload() as usize {
+            return Err(Rejected::Quota(ErrorCode::PayloadTooLarge));
+        }
+        if headers > of_tenant.max_header_bytes {
+            return Err(Rejected::Quota(ErrorCode::HeadersTooLarge));
+        }
+        Ok(payload + headers)
+    }
+
+    /// Uses up what a request of so many bytes takes of the rates.
+    fn take_turn(&self, bytes: usize, now: Now) -> Result<(), Rejected> {
+        let taken = self.quota.publish(&self.used, bytes, now.instant);
+        taken.map_err(Rejected::Later)
     }
 
     fn presence(
@@ -559,13 +597,17 @@ impl State {
         room: &RoomId,
         reference: u64,
         body: Option<Body>,
-    ) -> Result<Actions, ErrorCode> {
-        if let Some(Body::PresenceSet(set)) = &body {
-            self.check_meta(&set.meta)?;
-        }
+        now: Now,
+    ) -> Result<Actions, Rejected> {
+        let bytes = match &body {
+            Some(Body::PresenceSet(set)) => self.check_meta(&set.meta)?,
+            _ => 0,
+        };
         if !self.is_in(room) {
-            return Err(ErrorCode::NotJoined);
+            return Err(ErrorCode::NotJoined.into());
         }
+        // It is told to all who watch, or asks a Brain that all tenants share.
+        self.take_turn(bytes, now)?;
         let room = room.clone();
         let action = match body {
             Some(Body::PresenceSet(set)) => Action::SetMeta(MetaRequest {
@@ -582,7 +624,8 @@ impl State {
         Ok(action.into())
     }
 
-    fn check_meta(&self, meta: &BTreeMap<String, String>) -> Result<(), ErrorCode> {
+    /// The bytes of all keys and values.
+    fn check_meta(&self, meta: &BTreeMap<String, String>) -> Result<usize, ErrorCode> {
         let bytes: usize = meta
             .iter()
             .map(|(key, value)| key.len() + value.len())
@@ -590,7 +633,7 @@ impl State {
         if meta.len() > MAX_META_KEYS || bytes > self.limits.max_meta_bytes {
             return Err(ErrorCode::MetaTooLarge);
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn is_in(&self, room: &RoomId) -> bool {

@@ -234,7 +234,7 @@ impl TenantLink {
     }
 
     /// Publishes an encoded MESSAGE Envelope. `SPINE_UNAVAILABLE` at once while
-    /// the connection is down; `PAYLOAD_TOO_LARGE` if it is over the account's
+    /// the connection is down; `PAYLOAD_TOO_LARGE` if it is over the platform's
     /// limit, NATS headers counted. On an error nothing was handed over and
     /// `ack` stays as it is; else it is taken, and its ACK or ERROR comes by its outbox.
     pub async fn publish(
@@ -425,9 +425,14 @@ impl Shared {
             usize::try_from(TEMPLATE_SUBS).unwrap_or(usize::MAX) - OWN_SUBSCRIPTIONS;
         let limit = self.params.max_rooms.min(subscriptions);
         let quota = self.quota.rooms_for(room);
+        let lingering = match self.quota.limits().max_rooms {
+            0 => subscriptions,
+            // Rooms that only linger keep their subscriptions.
+            rooms => 2 * rooms as usize + OWN_SUBSCRIPTIONS,
+        };
         Limit {
             occupied: limit.min(quota.rooms),
-            subscriptions,
+            subscriptions: subscriptions.min(lingering),
             members: quota.members,
         }
     }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     control::Tenant,
     presence::Presence,
-    quota::{Quotas, RoomsHere},
+    quota::{Quotas, RoomsHere, TenantQuota},
 };
 
 /// Connections opened at once: a rotation of all tenants, or a server's
@@ -118,6 +118,8 @@ impl SpinePool {
         tenant: &Arc<Tenant>,
         cause: Option<TraceContext>,
     ) -> Result<Arc<TenantLink>, SpineError> {
+        // Before the links are locked: quotas look at links under a lock of their own.
+        let quota = self.quotas.of(tenant);
         let link = {
             let mut links = self.lock();
             if links.closed {
@@ -126,11 +128,11 @@ impl SpinePool {
             let link = links
                 .by_tenant
                 .entry(tenant.id.clone())
-                .or_insert_with(|| self.spawn(tenant))
+                .or_insert_with(|| self.spawn(tenant, &quota))
                 .clone();
             if link.state() == LinkState::Closed {
                 // Its tenant was gone for a while.
-                let fresh = self.spawn(tenant);
+                let fresh = self.spawn(tenant, &quota);
                 links.by_tenant.insert(tenant.id.clone(), fresh.clone());
                 fresh
             } else {
@@ -141,7 +143,7 @@ impl SpinePool {
         Ok(link)
     }
 
-    fn spawn(&self, tenant: &Arc<Tenant>) -> Arc<TenantLink> {
+    fn spawn(&self, tenant: &Arc<Tenant>, quota: &Arc<TenantQuota>) -> Arc<TenantLink> {
         TenantLink::spawn(
             tenant.clone(),
             &self.params,
@@ -149,7 +151,7 @@ impl SpinePool {
             &self.openings,
             &self.counters,
             self.presence.of(&tenant.id, &tenant.record.account),
-            self.quotas.of(tenant),
+            Arc::clone(quota),
         )
     }
 
