@@ -61,7 +61,11 @@ mod tests {
         assert_eq!(chance.number(), 0xe220_a839_7b1d_cdaf);
         assert_eq!(chance.number(), 0x6e78_9e6a_a1b9_65f4);
         let mut one = Chance::new(7);
-        assert!((0..1_000).map(|_| one.share()).all(|it| (0.0..1.0).contains(&it)));
+        assert!(
+            (0..1_000)
+                .map(|_| one.share())
+                .all(|it| (0.0..1.0).contains(&it))
+        );
         assert!((0..1_000).map(|_| one.below(3)).all(|it| it < 3));
     }
 }

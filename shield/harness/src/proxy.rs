@@ -240,7 +240,10 @@ async fn pump(
         if weather.wait_for(|now| !held(now)).await.is_err() {
             return;
         }
-        if write(&mut to, &chunk[..len], &weather, &mut chance).await.is_err() {
+        if write(&mut to, &chunk[..len], &weather, &mut chance)
+            .await
+            .is_err()
+        {
             return;
         }
     }

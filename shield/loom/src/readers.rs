@@ -73,7 +73,11 @@ pub fn read(inboxes: usize, items: u32, budget: usize, beside: Beside) -> Vec<Ve
         .collect();
     let mut feeds = Feeds::new();
     let mut fresh = all.into_iter().enumerate();
-    let at_first = if beside == Beside::Replace { 1 } else { inboxes };
+    let at_first = if beside == Beside::Replace {
+        1
+    } else {
+        inboxes
+    };
     for (number, inbox) in fresh.by_ref().take(at_first) {
         feeds.insert(number, number, Receiver(inbox), beside == Beside::Release);
     }
@@ -101,6 +105,8 @@ pub fn read(inboxes: usize, items: u32, budget: usize, beside: Beside) -> Vec<Ve
         }
         Poll::Pending
     }));
-    senders.into_iter().for_each(|it| it.join().expect("no panic"));
+    senders
+        .into_iter()
+        .for_each(|it| it.join().expect("no panic"));
     seen
 }

@@ -200,7 +200,8 @@ impl Fates {
     fn is_answered(&self, message: Message) -> bool {
         let seen = self.last_seen.get(&message.publisher).copied();
         let sent = self.of.get(&message).map(|fate| fate.sent);
-        sent.zip(seen).is_some_and(|(sent, seen)| seen >= sent + ANSWERED)
+        sent.zip(seen)
+            .is_some_and(|(sent, seen)| seen >= sent + ANSWERED)
     }
 }
 

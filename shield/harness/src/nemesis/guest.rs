@@ -329,9 +329,7 @@ impl Session<'_> {
     async fn join_missing(&mut self) -> Result<(), String> {
         let joined = self.joined();
         for room in self.actor.params.rooms.clone() {
-            let asked = |it: &Pending| {
-                matches!(it, Pending::Join(other) | Pending::Leave(other) if *other == room)
-            };
+            let asked = |it: &Pending| matches!(it, Pending::Join(other) | Pending::Leave(other) if *other == room);
             if joined.contains(&room) || self.pending.values().any(asked) {
                 continue;
             }
@@ -406,7 +404,8 @@ impl Session<'_> {
             Some(Body::PresenceState(_) | Body::PresenceUpdate(_) | Body::PresenceLeave(_))
         );
         if let (Some(room), true) = (room, is_presence) {
-            self.actor.know(|known| known.seen.entry(room).or_default().take(frame));
+            self.actor
+                .know(|known| known.seen.entry(room).or_default().take(frame));
         }
         match (&frame.body, room) {
             (Some(Body::Message(message)), Some(room)) => {
@@ -506,7 +505,8 @@ impl Session<'_> {
     }
 
     fn joined(&self) -> Vec<u8> {
-        self.actor.know(|known| known.joined.iter().copied().collect())
+        self.actor
+            .know(|known| known.joined.iter().copied().collect())
     }
 
     fn pick(&mut self, rooms: &[u8]) -> Option<u8> {

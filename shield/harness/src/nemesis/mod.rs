@@ -30,5 +30,8 @@ pub const SHIELDS: usize = 2;
 pub const BRAINS: usize = 2;
 /// Servers of the Spine.
 pub const SERVERS: usize = 3;
+/// The servers that each Shield may connect to. After a few faults all would be
+/// on one server otherwise, and routes would carry nothing.
+pub const SERVERS_OF: [[usize; 2]; SHIELDS] = [[0, 1], [2, 1]];
 /// Ways for clients to each Shield, which break apart from each other.
 pub const DOORS: usize = 2;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{BRAINS, CLIENTS, DOORS, SERVERS, SHIELDS, TENANTS};
+use super::{BRAINS, CLIENTS, DOORS, SERVERS, SERVERS_OF, SHIELDS, TENANTS};
 use crate::chance::Chance;
 
 /// Faults at a time. With more, nothing is left that could go wrong.
@@ -120,7 +120,10 @@ fn draw_kind(chance: &mut Chance) -> Kind {
         42..86 => Kind::Bad(draw_way(chance), draw_trouble(chance)),
         86..94 => Kind::Rotate,
         94..96 => Kind::Suspend(chance.below(TENANTS.len())),
-        _ => Kind::Revoke(chance.below(TENANTS.len()), chance.below(CLIENTS.into()) as u8),
+        _ => Kind::Revoke(
+            chance.below(TENANTS.len()),
+            chance.below(CLIENTS.into()) as u8,
+        ),
     }
 }
 
@@ -138,7 +141,13 @@ fn draw_way(chance: &mut Chance) -> Way {
         number => Target::Brain(number - SHIELDS),
     };
     match chance.below(10) {
-        0..3 => Way::Spine(dialler, chance.below(SERVERS)),
+        0..3 => {
+            let server = match dialler {
+                Target::Shield(number) => SERVERS_OF[number][chance.below(2)],
+                _ => chance.below(SERVERS),
+            };
+            Way::Spine(dialler, server)
+        }
         3..5 => Way::Island(dialler),
         5..8 => Way::Route(chance.below(SERVERS)),
         _ => Way::Door(chance.below(SHIELDS), chance.below(DOORS)),
@@ -288,7 +297,9 @@ mod tests {
                 assert!(fault.begin >= CALM && fault.begin <= fault.end && fault.end <= HOUR);
                 let running: Vec<_> = all[..at].iter().filter(|it| it.end > fault.begin).collect();
                 assert!(running.len() < AT_ONCE, "{running:?}");
-                let disturbed = running.iter().find(|it| it.kind.is_in_the_way_of(fault.kind));
+                let disturbed = running
+                    .iter()
+                    .find(|it| it.kind.is_in_the_way_of(fault.kind));
                 assert_eq!(disturbed, None, "{fault:?}");
             }
         }

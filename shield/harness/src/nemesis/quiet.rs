@@ -22,14 +22,25 @@ const ROUND: Duration = Duration::from_secs(10);
 pub(super) type Room = BTreeMap<String, BTreeSet<String>>;
 
 /// Waits until all is as it should be; what is not.
-pub(super) async fn settle(world: &mut World, guests: &[Guest], chance: &mut Chance) -> Vec<String> {
+pub(super) async fn settle(
+    world: &mut World,
+    guests: &[Guest],
+    chance: &mut Chance,
+) -> Vec<String> {
     let mut missing = Vec::new();
     let ready = until(async || world.unready().await).await;
     missing.extend(ready.into_iter().map(|it| format!("after the faults {it}")));
     let joined = until(async || unsettled(guests)).await;
-    missing.extend(joined.into_iter().map(|it| format!("after the faults {it}")));
+    missing.extend(
+        joined
+            .into_iter()
+            .map(|it| format!("after the faults {it}")),
+    );
     let deaf = speak(guests).await;
-    missing.extend(deaf.into_iter().map(|it| format!("after {ROUNDS} rounds {it}")));
+    missing.extend(
+        deaf.into_iter()
+            .map(|it| format!("after {ROUNDS} rounds {it}")),
+    );
     if !missing.is_empty() {
         // Presence cannot be right where clients are not in.
         return missing;
@@ -97,7 +108,9 @@ fn unheard(guests: &[Guest]) -> Vec<String> {
             if said.acked.get(room) != Some(seq) {
                 missing.push(format!("{} has no ACK for {seq}", name(speaker)));
             }
-            let others = guests.iter().filter(|it| it.params.tenant == speaker.params.tenant);
+            let others = guests
+                .iter()
+                .filter(|it| it.params.tenant == speaker.params.tenant);
             for other in others.filter(|it| it.params.rooms.contains(room)) {
                 let heard = other.known().heard.get(&(life, *room)).copied();
                 if heard < Some(*seq) {
@@ -140,13 +153,19 @@ async fn presence(world: &World, guests: &[Guest]) -> Vec<String> {
                 let sessions = |it: &arqon_proto::v1::PresenceMember| {
                     it.sessions.iter().map(|it| it.session.clone()).collect()
                 };
-                members.map(|(user, it)| (user.clone(), sessions(it))).collect()
+                members
+                    .map(|(user, it)| (user.clone(), sessions(it)))
+                    .collect()
             });
             let seen: Room = seen.unwrap_or_default();
             wrong.extend(differs(&format!("{place} was told"), &seen, there));
         }
     }
-    let entries: usize = truth.values().flat_map(BTreeMap::values).map(BTreeSet::len).sum();
+    let entries: usize = truth
+        .values()
+        .flat_map(BTreeMap::values)
+        .map(BTreeSet::len)
+        .sum();
     for (brain, members) in world.members().await {
         if members != entries as f64 {
             wrong.push(format!("{brain} holds {members} entries of {entries}"));
@@ -208,7 +227,9 @@ mod tests {
     fn room(members: &[(&str, &[&str])]) -> Room {
         let sessions = |all: &[&str]| all.iter().map(|it| (*it).to_owned()).collect();
         let members = members.iter();
-        members.map(|(user, all)| ((*user).to_owned(), sessions(all))).collect()
+        members
+            .map(|(user, all)| ((*user).to_owned(), sessions(all)))
+            .collect()
     }
 
     #[test]
@@ -216,7 +237,10 @@ mod tests {
         let truth = room(&[("ann", &["1", "2"]), ("bob", &["3"])]);
         assert_eq!(differs("is told", &truth, &truth), [""; 0]);
         let ghost = room(&[("ann", &["1", "2", "9"]), ("bob", &["3"])]);
-        assert_eq!(differs("is told", &ghost, &truth), ["is told a ghost: ann 9"]);
+        assert_eq!(
+            differs("is told", &ghost, &truth),
+            ["is told a ghost: ann 9"]
+        );
         let lost = room(&[("ann", &["1", "2"])]);
         assert_eq!(differs("is told", &lost, &truth), ["is told without bob 3"]);
         let other = room(&[("ann", &["1", "2"]), ("bob", &["4"])]);

@@ -83,7 +83,9 @@ pub async fn run(options: Options) -> Outcome {
     let _ = phase.send(Phase::Quiet);
     outcome.problems = quiet::settle(&mut world, &guests, &mut chance).await;
     outcome.recovery = start.elapsed().saturating_sub(healing);
-    let alive = guests.iter().filter_map(|guest| Some(guest.known().session.as_ref()?.0));
+    let alive = guests
+        .iter()
+        .filter_map(|guest| Some(guest.known().session.as_ref()?.0));
     let mut evidence = Evidence {
         alive: alive.collect(),
         ends,
@@ -104,7 +106,9 @@ pub async fn run(options: Options) -> Outcome {
     outcome.problems.extend(bad_lines(&world));
     if outcome.memory > MEMORY {
         let mib = outcome.memory >> 20;
-        outcome.problems.push(format!("a Shield had {mib} MiB in RAM"));
+        outcome
+            .problems
+            .push(format!("a Shield had {mib} MiB in RAM"));
     }
     if options.keep || !outcome.is_clean() {
         let folder = world.keep();
@@ -135,7 +139,12 @@ fn invite(
                 doors: world.doors(),
                 rooms: (0..ROOMS.len() as u8).filter(|room| *room != out).collect(),
             };
-            guests.push(Guest::spawn(params, history, chance.branch(), phase.clone()));
+            guests.push(Guest::spawn(
+                params,
+                history,
+                chance.branch(),
+                phase.clone(),
+            ));
         }
     }
     guests

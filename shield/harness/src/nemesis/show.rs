@@ -41,7 +41,10 @@ pub fn table(outcome: &Outcome) -> String {
     let found = &outcome.judgement;
     row("losses declared by a GAP", found.declared.to_string());
     row("losses nobody could declare", found.excused.to_string());
-    row("recovery, s", format!("{:.1}", outcome.recovery.as_secs_f64()));
+    row(
+        "recovery, s",
+        format!("{:.1}", outcome.recovery.as_secs_f64()),
+    );
     row("largest Shield, MiB", (outcome.memory >> 20).to_string());
     row("violations", found.violations.len().to_string());
     row("problems", outcome.problems.len().to_string());

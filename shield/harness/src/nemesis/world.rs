@@ -12,7 +12,7 @@ use arqon_spine::state::{Role, StateFolder};
 
 use super::guest::user_of;
 use super::plan::{Kind, Target, Trouble, Way};
-use super::{BRAINS, DOORS, SERVERS, SHIELDS, TENANTS};
+use super::{BRAINS, DOORS, SERVERS, SERVERS_OF, SHIELDS, TENANTS};
 use crate::brain::TestBrain;
 use crate::program::{Signal, free_addr, resident_bytes, signal};
 use crate::proxy::{Proxy, Slow};
@@ -78,7 +78,8 @@ impl World {
         let mut shields = Vec::new();
         let mut doors = Vec::new();
         for (number, way) in ways.iter().take(SHIELDS).enumerate() {
-            let servers = format!("spine.servers = {:?}", urls(way));
+            let servers = SERVERS_OF[number].map(|server| way[server].url());
+            let servers = format!("spine.servers = {servers:?}");
             let params = spine.shield().id(&format!("shield-{}", number + 1));
             let params = params.with(&servers).with(
                 "session.heartbeat_secs = 3\n\
@@ -235,7 +236,11 @@ impl World {
 
     /// Everything works again, as far as it is ours to say.
     pub(super) async fn heal(&mut self) {
-        let ways = self.ways.iter().flatten().chain(self.doors.iter().flatten());
+        let ways = self
+            .ways
+            .iter()
+            .flatten()
+            .chain(self.doors.iter().flatten());
         ways.chain(&self.routes).for_each(mend);
         let servers = (0..SERVERS).map(Target::Server);
         let shields = (0..SHIELDS).map(Target::Shield);
@@ -251,7 +256,8 @@ impl World {
         for tenant in &self.tenants {
             let (state, urls) = (self.spine.state().clone(), self.urls());
             let id = &tenant.id;
-            let resumed = async || admin_does(&state, &urls, async |it| it.resume(id).await.is_ok()).await;
+            let resumed =
+                async || admin_does(&state, &urls, async |it| it.resume(id).await.is_ok()).await;
             let mut attempts = 0;
             while !resumed().await {
                 attempts += 1;

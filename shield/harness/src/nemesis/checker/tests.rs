@@ -136,7 +136,9 @@ fn a_message_of_another_room_or_after_left_or_of_nobody_is_found() {
     assert_eq!(tale.broken(), [(Rule::Membership, vec![1])]);
 
     let mut tale = Tale::begin();
-    tale.say(life(0, 1), Event::Left(ROOM)).acked([1]).heard([1]);
+    tale.say(life(0, 1), Event::Left(ROOM))
+        .acked([1])
+        .heard([1]);
     assert_eq!(tale.broken(), [(Rule::Membership, vec![1])]);
 
     let mut tale = Tale::begin();
@@ -158,7 +160,8 @@ fn disorder_and_duplicates_are_found() {
     // Over a second membership of the same session too.
     let mut tale = Tale::begin();
     tale.acked(1..=2).heard([1, 2]);
-    tale.say(life(0, 1), Event::Left(ROOM)).say(life(0, 1), Event::Joined(ROOM));
+    tale.say(life(0, 1), Event::Left(ROOM))
+        .say(life(0, 1), Event::Joined(ROOM));
     tale.heard([2]);
     assert_eq!(tale.broken(), [(Rule::Order, vec![2])]);
 }
@@ -255,7 +258,9 @@ fn who_never_heard_a_publisher_has_lost_all_since_it_joined() {
     // What was said before it came is not its loss.
     let mut tale = Tale::default();
     tale.acked(1..=2).say(life(0, 1), Event::Opened);
-    tale.say(life(0, 1), Event::Joined(ROOM)).acked([3]).heard([3]);
+    tale.say(life(0, 1), Event::Joined(ROOM))
+        .acked([3])
+        .heard([3]);
     assert_eq!(tale.broken(), []);
 }
 
@@ -263,7 +268,10 @@ fn who_never_heard_a_publisher_has_lost_all_since_it_joined() {
 fn what_was_refused_is_no_loss_and_must_not_be_heard() {
     let mut tale = Tale::begin();
     let refused = || Event::Refused(ROOM, 2, "SPINE_UNAVAILABLE".to_owned());
-    tale.acked([1]).sent(2).say(life(0, 0), refused()).acked([3]);
+    tale.acked([1])
+        .sent(2)
+        .say(life(0, 0), refused())
+        .acked([3]);
     tale.heard([1, 3]);
     assert_eq!(tale.broken(), []);
 
@@ -285,7 +293,9 @@ fn what_was_not_acknowledged_is_missed_where_its_publisher_lived_on() {
 #[test]
 fn a_session_that_ended_hears_nothing_and_a_new_one_begins_anew() {
     let mut tale = Tale::begin();
-    tale.acked(1..=2).heard([1]).say(life(0, 1), Event::Closed("cut".to_owned()));
+    tale.acked(1..=2)
+        .heard([1])
+        .say(life(0, 1), Event::Closed("cut".to_owned()));
     tale.acked([3]);
     assert_eq!(tale.broken(), []);
     tale.heard([2]);
