@@ -351,7 +351,7 @@ fn name(room: usize) -> RoomId {
 }
 
 /// The room of what was heard.
-fn of_room(heard: &String) -> Option<String> {
+fn of_room(heard: &str) -> Option<String> {
     heard.split(' ').nth(1).map(str::to_owned)
 }
 
@@ -482,7 +482,7 @@ proptest! {
                 real.answers.remove(key);
             }
             // Between rooms there is no order.
-            real.heard.iter_mut().chain(&mut model.heard).for_each(|it| it.sort_by_key(of_room));
+            real.heard.iter_mut().chain(&mut model.heard).for_each(|it| it.sort_by_key(|it| of_room(it)));
             prop_assert_eq!(&real.heard, &model.heard, "after {:?}", step);
             prop_assert_eq!(&real.answers, &model.answers, "after {:?}", step);
             prop_assert_eq!(real.rooms.len(), model.rooms.len());

@@ -54,8 +54,8 @@ pub struct Judgement {
     pub deliveries: usize,
     /// Messages that were lost and declared.
     pub declared: usize,
-    /// Acknowledged messages that nobody could declare.
-    pub excused: usize,
+    /// Acknowledged messages that were lost and that nobody could declare.
+    pub excused: Vec<Violation>,
 }
 
 /// What must not be.
@@ -326,14 +326,14 @@ impl Judge<'_> {
             }
             let is_excused = |it: &Message| self.is_troubled(joined, self.fates.of[it].sent);
             let (excused, lost): (Vec<_>, Vec<_>) = lost.into_iter().partition(is_excused);
-            self.found.excused += excused.len();
+            self.excuse(who, &excused, (begin, at));
             self.lose(Rule::Loss, who, &lost, (begin, at));
             return;
         }
         if told.is_empty() {
             let is_last_word = |it: &Message| is_end && self.is_last_word(self.fates.of[it].sent);
             let (excused, acked): (Vec<_>, Vec<_>) = acked.into_iter().partition(is_last_word);
-            self.found.excused += excused.len();
+            self.excuse(who, &excused, (begin, at));
             self.lose(Rule::Loss, who, &acked, (begin, at));
             // At the end a publisher's last words may have died with its own connection.
             let answered = |it: &Message| self.fates.is_answered(*it);
@@ -364,10 +364,13 @@ impl Judge<'_> {
     }
 
     fn lose(&mut self, rule: Rule, who: Life, lost: &[Message], between: (usize, usize)) {
-        if let Some(first) = lost.first() {
-            let seqs = lost.iter().map(|it| it.seq).collect();
-            self.break_rule(rule, who, first.room, first.publisher, seqs, between);
-        }
+        let lost = Violation::of(rule, who, lost, between);
+        self.found.violations.extend(lost);
+    }
+
+    fn excuse(&mut self, who: Life, lost: &[Message], between: (usize, usize)) {
+        let lost = Violation::of(Rule::Loss, who, lost, between);
+        self.found.excused.extend(lost);
     }
 
     fn break_rule(
@@ -387,6 +390,31 @@ impl Judge<'_> {
             seqs,
             between,
         });
+    }
+}
+
+// === impl Violation ===
+
+impl Violation {
+    /// Of messages of one publisher; None where there are none.
+    fn of(rule: Rule, who: Life, lost: &[Message], between: (usize, usize)) -> Option<Self> {
+        let first = lost.first()?;
+        Some(Self {
+            rule,
+            who,
+            room: first.room,
+            publisher: first.publisher,
+            seqs: lost.iter().map(|it| it.seq).collect(),
+            between,
+        })
+    }
+}
+
+impl Judgement {
+    /// How many messages are excused.
+    #[must_use]
+    pub fn excused(&self) -> usize {
+        self.excused.iter().map(|it| it.seqs.len()).sum()
     }
 }
 

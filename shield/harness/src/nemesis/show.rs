@@ -40,7 +40,7 @@ pub fn table(outcome: &Outcome) -> String {
     }
     let found = &outcome.judgement;
     row("losses declared by a GAP", found.declared.to_string());
-    row("losses nobody could declare", found.excused.to_string());
+    row("losses nobody could declare", found.excused().to_string());
     row(
         "recovery, s",
         format!("{:.1}", outcome.recovery.as_secs_f64()),
@@ -61,7 +61,7 @@ pub fn json(outcome: &Outcome, seed: u64) -> Value {
         "faults": faults(outcome),
         "events": history::count(&outcome.records),
         "declared": found.declared,
-        "excused": found.excused,
+        "excused": found.excused(),
         "recovery_secs": outcome.recovery.as_secs_f64(),
         "largest_shield_bytes": outcome.memory,
         "violations": violations.collect::<Vec<_>>(),
@@ -139,7 +139,7 @@ fn is_ear(record: &Record, violation: &Violation) -> bool {
     record.who == violation.who && of_him && room.is_none_or(|room| room == violation.room)
 }
 
-/// The history, and each violation, as files.
+/// The history, and each violation and each excused loss, as files.
 ///
 /// # Errors
 /// Where they cannot be written.
@@ -157,10 +157,15 @@ pub fn write(outcome: &Outcome, folder: &Path) -> io::Result<()> {
         let _ = writeln!(text, "{record}");
     }
     std::fs::write(folder.join("history.txt"), text)?;
-    let violations = outcome.judgement.violations.iter();
-    for (number, violation) in violations.take(FILES).enumerate() {
-        let file = folder.join(format!("violation-{}.txt", number + 1));
-        std::fs::write(file, excerpt(outcome, violation))?;
+    let found = &outcome.judgement;
+    for (name, all) in [
+        ("violation", &found.violations),
+        ("excused", &found.excused),
+    ] {
+        for (number, violation) in all.iter().take(FILES).enumerate() {
+            let file = folder.join(format!("{name}-{}.txt", number + 1));
+            std::fs::write(file, excerpt(outcome, violation))?;
+        }
     }
     Ok(())
 }

@@ -236,7 +236,7 @@ fn the_last_words_of_a_shield_are_excused_only_with_trouble_and_its_end() {
     assert_eq!(tale.broken(), loss);
     tale.evidence.troubled = vec![(seconds(59), seconds(61))];
     assert_eq!(tale.broken(), []);
-    assert_eq!(judge(&tale.evidence).excused, 2);
+    assert_eq!(judge(&tale.evidence).excused(), 2);
     tale.evidence.ends = vec![seconds(59), seconds(80)];
     assert_eq!(tale.broken(), loss);
 }
@@ -248,7 +248,7 @@ fn who_never_heard_a_publisher_has_lost_all_since_it_joined() {
     assert_eq!(tale.broken(), [(Rule::Loss, vec![1, 2])]);
     tale.evidence.troubled = vec![(Duration::from_secs(30), Duration::from_secs(31))];
     assert_eq!(tale.broken(), [], "a route may have been down");
-    assert_eq!(judge(&tale.evidence).excused, 2);
+    assert_eq!(judge(&tale.evidence).excused(), 2);
 
     let mut tale = Tale::begin();
     tale.acked(1..=3);
