@@ -84,7 +84,7 @@ impl World {
             let params = params.with(&servers).with(
                 "session.heartbeat_secs = 3\n\
                  session.first_frame_timeout_secs = 10\n\
-                 spine.user_ttl_secs = 30",
+                 spine.user_ttl_secs = 10",
             );
             let process = params.clone().launch_at(free_addr(), free_addr());
             let mut own = Vec::new();
