@@ -36,6 +36,7 @@ const SHIELDS: usize = 2;
 const LIMIT: Limit = Limit {
     occupied: 2,
     subscriptions: 3,
+    members: 3,
 };
 /// Rooms stay that long, or are gone at the next look.
 const LINGER: Duration = Duration::from_secs(3_600);
@@ -74,15 +75,21 @@ struct ModelRoom {
     interrupted: bool,
     members: Vec<usize>,
     waiting: Vec<usize>,
-    lingers: bool,
     /// The last number of each Shield, and whether a loss was declared since.
     last: BTreeMap<usize, (u64, bool)>,
 }
 
+impl ModelRoom {
+    /// Somebody is in it or waits to be; else it lingers.
+    fn is_in_use(&self) -> bool {
+        !self.members.is_empty() || !self.waiting.is_empty()
+    }
+}
+
 impl Model {
     fn enter(&mut self, session: usize, room: usize) -> &'static str {
+        let in_use = self.rooms.values().filter(|it| it.is_in_use()).count();
         if !self.rooms.contains_key(&room) {
-            let in_use = self.rooms.values().filter(|it| !it.lingers).count();
             if self.rooms.len() >= LIMIT.subscriptions || in_use >= LIMIT.occupied {
                 return "full";
             }
@@ -96,7 +103,13 @@ impl Model {
         let Some(known) = self.rooms.get_mut(&room) else {
             return "full";
         };
-        known.lingers = false;
+        // One that lingers only is one room more.
+        if !known.is_in_use() && in_use >= LIMIT.occupied {
+            return "full";
+        }
+        if known.members.len() + known.waiting.len() >= LIMIT.members {
+            return "crowded";
+        }
         if known.live {
             known.members.push(session);
             self.heard[session].push(format!("JOINED {room}"));
@@ -111,7 +124,6 @@ impl Model {
         if let Some(known) = self.rooms.get_mut(&room) {
             known.waiting.retain(|it| *it != session);
             known.members.retain(|it| *it != session);
-            known.lingers |= known.members.is_empty();
         }
     }
 
@@ -145,8 +157,6 @@ impl Model {
             self.heard[session].push(format!("JOINED {room}"));
             self.rooms.entry(room).or_default().members.push(session);
         }
-        let known = self.rooms.entry(room).or_default();
-        known.lingers |= known.members.is_empty();
     }
 
     fn unsettle(&mut self, room: usize) {
@@ -175,7 +185,6 @@ impl Model {
                 continue;
             }
             let waiting = std::mem::take(&mut known.waiting);
-            known.lingers |= known.members.is_empty();
             for session in waiting {
                 self.answer(session, room, Err(why));
             }
@@ -183,8 +192,7 @@ impl Model {
     }
 
     fn expire(&mut self) {
-        self.rooms
-            .retain(|_, known| !known.lingers || !known.waiting.is_empty());
+        self.rooms.retain(|_, known| known.is_in_use());
     }
 
     fn message(&mut self, by: usize, sender: usize, room: usize, seq: u64) {
@@ -293,6 +301,7 @@ impl Real {
                 }
             }
             Entered::Full => "full",
+            Entered::Crowded => "crowded",
         }
     }
 
@@ -486,8 +495,24 @@ proptest! {
             prop_assert_eq!(&real.heard, &model.heard, "after {:?}", step);
             prop_assert_eq!(&real.answers, &model.answers, "after {:?}", step);
             prop_assert_eq!(real.rooms.len(), model.rooms.len());
-            let occupied = model.rooms.values().filter(|it| !it.lingers && !it.members.is_empty());
+            let occupied = model.rooms.values().filter(|it| !it.members.is_empty());
             prop_assert_eq!(real.rooms.occupied(), occupied.count());
         }
     }
+}
+
+/// Two wait for a room, one of them gives up, the other comes in: the room is his to keep.
+#[test]
+fn a_room_that_somebody_waited_for_alone_in_the_end_does_not_expire() {
+    let mut real = Real::new();
+    assert_eq!(real.enter(1, 0), "waits, subscribes");
+    assert_eq!(real.enter(2, 0), "waits");
+    real.rooms.leave(&name(0), real.sessions[2].session());
+    real.rooms.settle(&name(0), &real.counters);
+    let expired = real.rooms.expire(Instant::now() + LINGER, LINGER);
+    assert_eq!(expired, []);
+    real.message(0, 1, 0, 1);
+    real.listen();
+    assert_eq!(real.heard[1], ["JOINED 0", "MESSAGE 0 0 1"]);
+    assert_eq!(real.rooms.occupied(), 1);
 }
