@@ -128,6 +128,7 @@ fn config(args: ConfigArgs, globals: &Globals) -> Result {
             name: "arqon".to_owned(),
             listen,
             routes: args.route,
+            advertise: None,
         });
     }
     let text = server_config::render(&state, &params)?;

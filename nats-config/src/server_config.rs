@@ -36,6 +36,8 @@ pub struct ClusterParams {
     pub listen: SocketAddr,
     /// `HOST:PORT` of the others (and of itself, which does no harm).
     pub routes: Vec<String>,
+    /// `HOST:PORT` that the other servers are told of this one, where it is not `listen`.
+    pub advertise: Option<String>,
 }
 
 /// Why the configuration cannot be made.
@@ -101,11 +103,16 @@ pub fn render(state: &StateFolder, params: &ServerParams) -> Result<String, Conf
         for route in &cluster.routes {
             routes += &format!("    \"nats-route://{}\"\n", host_and_port(route)?);
         }
+        let advertise = match &cluster.advertise {
+            Some(address) => format!("  advertise: \"{}\"\n", host_and_port(address)?),
+            None => String::new(),
+        };
         text += &fill(
             include_str!("../cluster.conf"),
             &[
                 ("cluster", plain(&cluster.name)?),
                 ("listen", cluster.listen.to_string()),
+                ("advertise", advertise),
                 ("routes", routes),
             ],
         );
@@ -237,6 +244,7 @@ mod tests {
                 "127.0.0.1:6223".to_owned(),
                 "nats-3.example:6222".to_owned(),
             ],
+            advertise: Some("nats-1.example:6222".to_owned()),
         });
         let text = render(&state, &params).unwrap();
         assert!(!text.contains('@'), "{text}");
@@ -248,6 +256,7 @@ mod tests {
         assert!(text.contains("http: \"127.0.0.1:8222\""));
         assert!(text.contains("nats-route://127.0.0.1:6223"));
         assert!(text.contains("nats-route://nats-3.example:6222"));
+        assert!(text.contains("advertise: \"nats-1.example:6222\""));
     }
 
     #[test]
@@ -273,6 +282,7 @@ mod tests {
                 name: "arqon".to_owned(),
                 listen: SocketAddr::from(([127, 0, 0, 1], 6222)),
                 routes: vec![route.to_owned()],
+                advertise: None,
             });
             assert!(
                 matches!(render(&state, &params), Err(ConfigError::Route { .. })),

@@ -30,6 +30,7 @@ async fn created_at_one_known_at_all() {
                 name: "arqon".to_owned(),
                 listen: loopback,
                 routes: Vec::new(),
+                advertise: None,
             });
             params
         })

@@ -17,3 +17,4 @@ pub mod quota;
 pub mod rooms;
 pub mod session;
 pub mod spine;
+mod sync;

@@ -3,10 +3,9 @@
 //! The generic cell rate algorithm (ITU-T I.371): one number, no queue, no
 //! timer. Who would have to wait too long is told how long instead.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use crate::sync::{AtomicU64, Ordering};
 
 /// So many turns a second, and some at once after a quiet time.
 #[derive(Debug)]

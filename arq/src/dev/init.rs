@@ -142,6 +142,7 @@ fn server(host: &NodeId, all: &[NodeId]) -> ServerParams {
             .iter()
             .map(|other| format!("{other}:{CLUSTER}"))
             .collect(),
+        advertise: None,
     });
     params
 }

@@ -62,6 +62,13 @@ impl BrainParams {
         self
     }
 
+    /// Has it reach the Spine by these addresses.
+    #[must_use]
+    pub fn via_all(mut self, urls: &[String]) -> Self {
+        self.set("spine", "servers", urls.to_vec());
+        self
+    }
+
     /// Changes its section of the manifest: lines such as `full_limit = 3`.
     ///
     /// # Panics

@@ -6,11 +6,13 @@
 //! [`within`]) and never assert how long something took.
 
 mod brain;
+mod chance;
 mod client;
 pub mod http;
 mod jwks;
 mod keys;
 pub mod moved;
+pub mod nemesis;
 pub mod otlp;
 mod patience;
 mod policy;
@@ -23,6 +25,7 @@ mod spine;
 mod token;
 
 pub use brain::{BrainParams, TestBrain};
+pub use chance::Chance;
 pub use client::{Client, error_of, text_of, without_echo};
 pub use jwks::JwksServer;
 pub use keys::{IssuerKey, issuer_key};
@@ -30,7 +33,7 @@ pub use patience::{GLANCE, PATIENCE, within};
 pub use policy::TestBinding;
 pub use presence::{Seen, Watcher, seen_as};
 pub use program::{Program, Signal, free_addr, resident_bytes, secret_in, shield_program, signal};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Slow};
 pub use raw::RawPeer;
 pub use shield::{ShieldParams, ShieldProcess, TestShield, metric_at};
 pub use spine::{Spine, TenantParams, TestTenant};

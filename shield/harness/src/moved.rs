@@ -19,9 +19,7 @@ static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Where the files are: below the folder of the programs.
 pub fn folder() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let programs = test.ancestors().nth(2).expect("a test lies in deps/");
-    programs.join("arqon-moved")
+    crate::program::programs().join("arqon-moved")
 }
 
 /// Takes note of what has moved by a text of metrics.

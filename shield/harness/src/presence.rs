@@ -129,7 +129,7 @@ impl Drop for Watcher {
 // === impl Seen ===
 
 impl Seen {
-    fn take(&mut self, frame: &Envelope) {
+    pub(crate) fn take(&mut self, frame: &Envelope) {
         let before = self.frames;
         match &frame.body {
             Some(Body::PresenceState(page)) => self.take_page(page),

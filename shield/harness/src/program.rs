@@ -18,20 +18,28 @@ pub struct Program {
     log: PathBuf,
 }
 
-/// Where cargo puts this workspace's programs: two folders above the test's own.
+/// The program `arqon-shield` of this build.
 ///
 /// # Panics
 /// If it was not built: `cargo test` builds only what the tests link to.
 pub fn shield_program() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let folder = test.ancestors().nth(2).expect("a test lies in deps/");
-    let program = folder.join("arqon-shield");
+    let program = programs().join("arqon-shield");
     assert!(
         program.is_file(),
         "{} is missing: run `cargo build --workspace` first",
         program.display()
     );
     program
+}
+
+/// Where cargo puts programs: the folder of this one, or for a test the one above.
+pub(crate) fn programs() -> PathBuf {
+    let own = std::env::current_exe().expect("a program has a path");
+    let folder = own.parent().expect("a program lies in a folder");
+    match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent().unwrap_or(folder).to_owned(),
+        _ => folder.to_owned(),
+    }
 }
 
 /// A loopback address that nobody listens on and nobody else is given.
@@ -43,12 +51,13 @@ pub fn free_addr() -> SocketAddr {
 // === impl Program ===
 
 impl Program {
-    /// Starts `command` with its output going to the file `log`.
+    /// Starts `command` with its output going to the end of the file `log`.
     ///
     /// # Panics
     /// If it cannot be started.
     pub fn start(command: &mut Command, log: &Path) -> Self {
-        let file = File::create(log).expect("a log file");
+        let file = File::options().create(true).append(true).open(log);
+        let file = file.expect("a log file");
         let errors = file.try_clone().expect("a second handle");
         let child = command
             .stdin(Stdio::null())

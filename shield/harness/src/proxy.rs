@@ -1,4 +1,4 @@
-//! A TCP proxy between Shield and NATS that can delay, pause and cut.
+//! A TCP proxy that can delay, pause, trickle and cut.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::chance::Chance;
+
 /// What a proxy does with the bytes it gets.
 #[derive(Clone, Copy, Debug, Default)]
 struct Weather {
@@ -22,8 +24,19 @@ struct Weather {
     frozen: usize,
     /// Each chunk waits this long, on every second connection only.
     lag: Duration,
+    /// Nothing passes faster.
+    slow: Option<Slow>,
     /// Counts cuts: a connection that began before the last one is closed.
     cuts: u64,
+}
+
+/// A slow way: each piece waits this long, more or less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// Half of it is chance.
+    pub delay: Duration,
+    /// Bytes of a piece.
+    pub piece: usize,
 }
 
 /// A running proxy; stops when dropped.
@@ -114,6 +127,16 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.lag = lag);
     }
 
+    /// Has everything pass as slowly as this.
+    pub fn slow(&self, slow: Option<Slow>) {
+        self.weather.send_modify(|weather| weather.slow = slow);
+    }
+
+    /// Closes every connection, those that are being opened too; does not wait for it.
+    pub fn break_all(&self) {
+        self.weather.send_modify(|weather| weather.cuts += 1);
+    }
+
     /// Closes every connection; new ones are taken. What a pause held back is lost.
     pub async fn cut(&self) {
         self.refuse(true);
@@ -151,15 +174,23 @@ async fn serve(
         if refusing.load(Ordering::SeqCst) {
             continue;
         }
+        let mut cut = weather.clone();
+        let begun = cut.borrow().cuts;
         let weather = weather.clone();
         let open = open.clone();
         open.fetch_add(1, Ordering::SeqCst);
         connections.spawn(async move {
-            if let Ok(server) = TcpStream::connect(upstream).await {
-                // A proxy that waited for full segments would be a fault of its own.
-                let _ = client.set_nodelay(true);
-                let _ = server.set_nodelay(true);
-                carry(client, server, weather, number).await;
+            let whole = async {
+                if let Ok(server) = TcpStream::connect(upstream).await {
+                    // A proxy that waited for full segments would be a fault of its own.
+                    let _ = client.set_nodelay(true);
+                    let _ = server.set_nodelay(true);
+                    carry(client, server, weather, number).await;
+                }
+            };
+            tokio::select! {
+                () = whole => {}
+                _ = cut.wait_for(|now| now.cuts > begun) => {}
             }
             open.fetch_sub(1, Ordering::SeqCst);
         });
@@ -170,7 +201,7 @@ async fn serve(
 async fn carry(
     client: TcpStream,
     server: TcpStream,
-    mut weather: watch::Receiver<Weather>,
+    weather: watch::Receiver<Weather>,
     number: usize,
 ) {
     let (client_read, client_write) = client.into_split();
@@ -178,15 +209,13 @@ async fn carry(
     let up = pump(client_read, server_write, weather.clone(), number, |now| {
         now.up_paused
     });
-    let down = pump(server_read, client_write, weather.clone(), number, |now| {
+    let down = pump(server_read, client_write, weather, number, |now| {
         now.down_paused
     });
-    let begun = weather.borrow().cuts;
     // Whichever way ends first ends the connection, as a reset would.
     tokio::select! {
         () = up => {}
         () = down => {}
-        _ = weather.wait_for(|now| now.cuts > begun) => {}
     }
 }
 
@@ -198,6 +227,7 @@ async fn pump(
     paused: fn(&Weather) -> bool,
 ) {
     let mut chunk = vec![0; 16 * 1024];
+    let mut chance = Chance::new(number as u64);
     loop {
         let Ok(len @ 1..) = from.read(&mut chunk).await else {
             return;
@@ -210,8 +240,30 @@ async fn pump(
         if weather.wait_for(|now| !held(now)).await.is_err() {
             return;
         }
-        if to.write_all(&chunk[..len]).await.is_err() {
+        if write(&mut to, &chunk[..len], &weather, &mut chance)
+            .await
+            .is_err()
+        {
             return;
         }
     }
+}
+
+/// Writes at the pace of the moment.
+async fn write(
+    to: &mut tokio::net::tcp::OwnedWriteHalf,
+    mut bytes: &[u8],
+    weather: &watch::Receiver<Weather>,
+    chance: &mut Chance,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let slow = weather.borrow().slow;
+        let piece = slow.map_or(bytes.len(), |slow| slow.piece.clamp(1, bytes.len()));
+        if let Some(slow) = slow {
+            tokio::time::sleep(slow.delay / 2 + slow.delay.mul_f64(chance.share())).await;
+        }
+        to.write_all(&bytes[..piece]).await?;
+        bytes = &bytes[piece..];
+    }
+    Ok(())
 }

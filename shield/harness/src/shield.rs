@@ -48,6 +48,13 @@ pub struct ShieldProcess {
 }
 
 impl ShieldProcess {
+    /// Whether it takes sessions.
+    pub async fn is_ready(&self) -> bool {
+        let asked = http::get(self.addr, "/readyz", &[]);
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(2), asked).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
+    }
+
     /// A session, past its WELCOME.
     ///
     /// # Panics
@@ -156,8 +163,14 @@ impl ShieldParams {
     ///
     /// # Panics
     /// If it does not start.
-    pub async fn spawn(mut self) -> ShieldProcess {
-        let (addr, admin) = (free_addr(), free_addr());
+    pub async fn spawn(self) -> ShieldProcess {
+        let started = self.launch_at(free_addr(), free_addr());
+        crate::eventually!(started.is_ready().await, "{}", started.program.log());
+        started
+    }
+
+    /// Starts it as a process of its own on these addresses; does not wait for it.
+    pub fn launch_at(mut self, addr: SocketAddr, admin: SocketAddr) -> ShieldProcess {
         self.set("listen.public", addr.to_string());
         self.set("listen.admin", admin.to_string());
         let manifest = self.write();
@@ -165,13 +178,6 @@ impl ShieldParams {
         let mut command = Command::new(shield_program());
         command.arg("--config").arg(&manifest);
         let program = Program::start(&mut command, &log);
-        crate::eventually!(
-            http::get(addr, "/readyz", &[])
-                .await
-                .is_ok_and(|answer| answer.status == 200),
-            "{}",
-            program.log()
-        );
         ShieldProcess {
             program,
             addr,

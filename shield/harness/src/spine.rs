@@ -128,6 +128,36 @@ impl Spine {
         (Self::of(first, others, state, folder, 1).await, proxy)
     }
 
+    /// As [`Spine::cluster`], where each two servers reach each other by a proxy
+    /// only: of the first and second, the first and third, the second and third.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn cluster_over_proxies() -> (Self, Vec<Proxy>) {
+        let (folder, state) = new_state();
+        let mut all: Vec<_> = (1..=3).map(|n| clustered(&folder, n)).collect();
+        let mut listens = Vec::new();
+        let mut routes = Vec::new();
+        for params in &mut all {
+            params.choose_ports().expect("free ports");
+            let cluster = params.cluster.as_mut().expect("it has routes");
+            // Each dials those before it. What servers tell each other of a
+            // third must lead nowhere, or they would go past the proxies.
+            cluster.advertise = Some("127.0.0.1:9".to_owned());
+            cluster.routes.clear();
+            for listen in &listens {
+                let proxy = Proxy::start(*listen).await.expect("a proxy");
+                cluster.routes.push(proxy.addr.to_string());
+                routes.push(proxy);
+            }
+            listens.push(cluster.listen);
+        }
+        let mut servers = all.into_iter().map(|params| start(&state, &folder, params));
+        let first = servers.next().expect("there are three");
+        let others = servers.collect();
+        (Self::of(first, others, state, folder, 3).await, routes)
+    }
+
     async fn of(
         process: Process,
         others: Vec<Process>,
@@ -165,6 +195,20 @@ impl Spine {
         self.server(server).kill().expect("the server is killed");
     }
 
+    /// The process of one of them, if it runs.
+    pub fn pid_of(&self, server: usize) -> Option<u32> {
+        match server.checked_sub(1) {
+            None => self.process.pid(),
+            Some(other) => self.others[other].pid(),
+        }
+    }
+
+    /// Tells it to let its clients go and to end.
+    pub fn lame_duck(&mut self, server: usize) {
+        // One that has just ended needs no telling.
+        let _ = self.server(server).lame_duck();
+    }
+
     /// Starts it again.
     pub fn restart_server(&mut self, server: usize) {
         self.server(server)
@@ -197,6 +241,11 @@ impl Spine {
     /// The story's temporary folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Leaves the folder there when this is dropped.
+    pub fn keep_folder(&mut self) {
+        self.folder.disable_cleanup(true);
     }
 
     /// Kills the server as a crash would.
@@ -411,6 +460,7 @@ fn clustered(folder: &TempDir, number: usize) -> ServerParams {
         name: "arqon".to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         routes: Vec::new(),
+        advertise: None,
     });
     params
 }

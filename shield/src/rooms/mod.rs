@@ -6,6 +6,8 @@
 //! wait again. Lock order: table, room, outbox. Nothing here awaits or does I/O.
 
 mod inspect;
+#[cfg(test)]
+mod model;
 mod overflow;
 mod room;
 mod table;

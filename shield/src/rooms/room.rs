@@ -110,11 +110,9 @@ impl Room {
         }
     }
 
-    /// Removes a member; whether the room is empty now.
-    pub(crate) fn remove(&self, session: SessionId) -> bool {
-        let mut state = self.lock();
-        state.remove(session);
-        state.members.is_empty()
+    /// Removes a member.
+    pub(crate) fn remove(&self, session: SessionId) {
+        self.lock().remove(session);
     }
 
     pub(crate) fn members(&self) -> usize {

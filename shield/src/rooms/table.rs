@@ -155,9 +155,8 @@ impl Rooms {
         if let Phase::Waiting(waiters) = &mut entry.phase {
             waiters.retain(|waiter| waiter.member.session != session);
         }
-        if entry.room.remove(session) && entry.empty_since.is_none() {
-            entry.empty_since = Some(Instant::now());
-        }
+        entry.room.remove(session);
+        entry.note_use();
     }
 
     /// The room, if it is in the table.
@@ -191,9 +190,7 @@ impl Rooms {
                 entry.room.admit(waiter.member, waiter.joined, told);
             }
         }
-        if entry.room.is_empty() && entry.empty_since.is_none() {
-            entry.empty_since = Some(Instant::now());
-        }
+        entry.note_use();
     }
 
     /// The room's subscription broke; it waits to be live again.
@@ -223,9 +220,7 @@ impl Rooms {
                 for waiter in waiters.drain(..) {
                     let _ = waiter.answer.send(Err(why));
                 }
-                if entry.room.is_empty() && entry.empty_since.is_none() {
-                    entry.empty_since = Some(Instant::now());
-                }
+                entry.note_use();
             }
         }
     }
@@ -294,6 +289,15 @@ impl Rooms {
 // === impl Entry ===
 
 impl Entry {
+    /// It lingers from when nobody is in it and nobody waits to be.
+    fn note_use(&mut self) {
+        if self.awaited_members() > 0 {
+            self.empty_since = None;
+        } else {
+            self.empty_since.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// Members, and those who wait to be.
     fn awaited_members(&self) -> usize {
         let waiting = match &self.phase {

@@ -8,14 +8,13 @@ use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures_util::{Stream, task::AtomicWaker};
+use futures_util::Stream;
+
+use crate::sync::{AtomicBool, AtomicWaker, Mutex, Ordering};
 
 /// Items read from one stream before the next has its turn.
 const RUN: usize = 64;

@@ -104,6 +104,7 @@ impl Spine {
                     name: "arqon".to_owned(),
                     listen: SocketAddr::from(([127, 0, 0, 1], 0)),
                     routes: Vec::new(),
+                    advertise: None,
                 });
                 params
             })
