@@ -426,7 +426,7 @@ pub const KEYS: &[Key] = &[
         1_024,
         ACCOUNT_FRAME_BYTES,
         "65536",
-        "Largest WebSocket frame or message read. A larger one closes with 1009 before it is buffered. Every tenant's account in NATS takes the largest value there is plus 16 KiB, so that no message can cut the tenant's connection.",
+        "Largest WebSocket frame or message read. A larger one closes with 1009 before it is buffered; text of `arqon.v1+json` may be twice as long, since a payload is a third longer in base64. Every tenant's account in NATS takes the largest value there is plus 16 KiB, so that no message can cut the tenant's connection.",
     ),
     integer(
         "session.max_payload_bytes",

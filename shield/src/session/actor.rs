@@ -150,8 +150,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
         let meter = ctx.metrics.tenants().of(&state.identity().tenant.id);
         meter.opened.fetch_add(1, Ordering::Relaxed);
+        let max_frame = encoding.max_frame(ctx.limits.max_frame_bytes as usize);
         let mut this = Self {
-            wire: Wire::new(socket, read_ahead, ctx.limits.max_frame_bytes as usize),
+            wire: Wire::new(socket, read_ahead, max_frame),
             batch: VecDeque::new(),
             written: Load::default(),
             timer: Box::pin(tokio::time::sleep_until(timers.next().into())),
