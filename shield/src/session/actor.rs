@@ -393,7 +393,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 }
                 Action::Refresh(request) => {
                     let verifier = self.ctx.verifier.clone();
-                    self.work = Some(work::refresh(verifier, request));
+                    let tenants = self.ctx.tenants.clone();
+                    self.work = Some(work::refresh(verifier, tenants, request));
                 }
                 Action::Enter(request) => {
                     let Cause::Request(cause) = cause else {
@@ -671,7 +672,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if end == End::Code(CloseCode::SlowReader) {
             let waiting = &self.ctx.metrics.farewells;
             let farewells = self.ctx.sessions.farewells();
-            self.farewell = farewells.begin(self.ctx.farewell, waiting);
+            let tenant = &self.state.identity().tenant.id;
+            self.farewell = farewells.begin(tenant, self.ctx.farewell, waiting);
         }
         self.timer.as_mut().reset((Instant::now() + LINGER).into());
         self.ending = Ending::begin(end, &mut self.wire, &mut self.batch);
