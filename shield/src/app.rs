@@ -149,7 +149,7 @@ impl Shield {
     ) -> Result<Self, StartError> {
         // A second Shield in this process finds it installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        limits::raise_open_files(manifest.session.max_sessions);
+        limits::raise_open_files(&manifest);
 
         let certificate = manifest.tls.as_ref().map(Certificate::load).transpose()?;
         let tls = certificate.clone().map(edge::acceptor).transpose()?;
