@@ -20,7 +20,7 @@ use arqon_spine::{
     manifest::Manifest,
 };
 use arqon_telemetry::{Metrics, log::chain};
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval},
@@ -33,13 +33,20 @@ use super::{
     beat::{Reporter, set_gauges, set_queue_bytes},
     sessions::Answer,
 };
-use crate::{policy::Deployer, quota::Quotas, session::Sessions, spine::SpinePool};
+use crate::{
+    policy::Deployer,
+    quota::Quotas,
+    session::{Meant, Sessions},
+    spine::SpinePool,
+};
 
 /// How often a Shield reports; others count it as gone after three of these.
 const BEAT: Duration = Duration::from_secs(1);
 /// After a revocation came into force, a beat says so this soon; many within
 /// this time share one.
 const TELL_SOON: Duration = Duration::from_millis(100);
+/// Changes of revocations taken over in a row, so that beats go on meanwhile.
+const REVOKED_AT_ONCE: usize = 4096;
 /// Bytes in queues are summed at every so many looks at the gauges.
 const QUEUES_EVERY: u32 = 5;
 /// The first pause between attempts, doubled up to the longest. Stale comes
@@ -277,7 +284,7 @@ impl Task {
         past.heard = Some(pulse.heard());
         // In force before any session is accepted by what is read here.
         self.context.revocations.replace(revoked);
-        self.close_revoked(None);
+        self.close_revoked(&Meant::everybody());
         // Whatever is bound since the last connection blocks from here on.
         deployer.read(bound, store.clone()).await;
         all.retain(|_, record| self.serves(record));
@@ -317,7 +324,7 @@ impl Task {
                 }
                 event = policies.next() => deployer.changed(event.ok_or(Broken::Ended)??).await,
                 event = revocations.next() => {
-                    self.revoke(event.ok_or(Broken::Ended)??);
+                    self.revoke(event, &mut revocations)?;
                     // Once only: many in a row must not put the beat off for ever.
                     if !std::mem::replace(&mut told_soon, true) {
                         beats.reset_after(TELL_SOON);
@@ -444,28 +451,52 @@ impl Task {
         }
     }
 
-    /// Takes over a change of the revocations, first for tokens that come and
-    /// then for sessions that are there: each of them is looked at by one of both.
-    fn revoke(&self, event: RevocationEvent) {
-        if let Some(tenant) = self.context.revocations.change(event) {
-            self.close_revoked(tenant.as_ref());
-        }
+    /// Takes over changes of the revocations, `first` and those that are there
+    /// already; first for tokens that come and then for sessions that are there:
+    /// each of them is looked at by one of both. Sessions are looked at once for all.
+    fn revoke(
+        &self,
+        first: Option<Result<RevocationEvent, ControlError>>,
+        more: &mut (impl Stream<Item = Result<RevocationEvent, ControlError>> + Unpin),
+    ) -> Result<(), Broken> {
+        let mut meant = Meant::default();
+        let (mut next, mut taken) = (first, 0);
+        let result = loop {
+            match next {
+                Some(Ok(event)) => {
+                    if let Some(key) = self.context.revocations.change(event) {
+                        meant.add(&key);
+                    }
+                }
+                Some(Err(error)) => break Err(error.into()),
+                None => break Err(Broken::Ended),
+            }
+            taken += 1;
+            if taken >= REVOKED_AT_ONCE {
+                break Ok(());
+            }
+            match more.next().now_or_never() {
+                Some(event) => next = event,
+                None => break Ok(()),
+            }
+        };
+        // Also where the connection ends: what was read is in force.
+        self.close_revoked(&meant);
+        result
     }
 
-    fn close_revoked(&self, tenant: Option<&TenantId>) {
+    fn close_revoked(&self, meant: &Meant) {
+        if meant.is_empty() {
+            return;
+        }
         let ControlContext {
             sessions,
             revocations,
             ..
         } = &self.context;
-        let closed = sessions.close_revoked(tenant, |identity| revocations.is_revoked(identity));
+        let closed = sessions.close_revoked(meant, |identity| revocations.is_revoked(identity));
         if closed > 0 {
-            let tenant = tenant.map_or("all", TenantId::as_str);
-            info!(
-                tenant,
-                sessions = closed,
-                "Sessions of revoked tokens closed"
-            );
+            info!(sessions = closed, "Sessions of revoked tokens closed");
         }
     }
 
