@@ -14,7 +14,7 @@ const WAIT: WaitFor = WaitFor {
 
 async fn ask(spine: &Spine, order: impl FnOnce(u64) -> Order) -> Vec<Answer<ShieldSessions>> {
     let control = spine.control().await;
-    let mut census = Census::open(&control).await.unwrap();
+    let census = Census::open(&control).await.unwrap();
     census.ask_sessions(order, WAIT).await.unwrap()
 }
 
