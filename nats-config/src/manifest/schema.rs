@@ -475,7 +475,7 @@ pub const KEYS: &[Key] = &[
         1_048_576,
         1_099_511_627_776,
         "268435456",
-        "Bytes waiting for all sessions of one tenant on this node, messages only. One queue may grow to what is still free of it, so that readers that keep up always find room. The first 4 KiB of each queue do not count.",
+        "Bytes waiting for all sessions of one tenant on this node, messages only. One queue may grow to what is still free of it, so that readers that keep up find room while fewer queues are stalled than this holds 16 KiB: 16,384 by default, 64 at the least. Past that messages longer than what is free for each queue, the first 4 KiB, find none. A tenant with many sessions needs more.",
     ),
     key(
         "session.overflow",
