@@ -416,6 +416,25 @@ async fn a_token_is_warned_of_refreshed_and_at_last_expires() {
 }
 
 #[tokio::test]
+async fn no_token_is_taken_while_a_revocation_of_it_could_not_be_known() {
+    let (ctx, ground) = Ground::new().await.share();
+    let mut alice = open(&ctx, ground.identity("alice", 600).await).await;
+    let token = ground.token("alice", 600, &[]);
+    let long_ago = Instant::now().checked_sub(crate::control::STALE_AFTER + LINGER);
+    ground.tenants.lost(long_ago.unwrap());
+    // More often than offences are borne.
+    for reference in 1..=30 {
+        alice.send(envelope::refresh(reference, &token)).await;
+        let stale = ("CONTROL_STALE".to_owned(), reference);
+        assert_eq!(alice.hears_error().await, stale);
+    }
+    ground.put(v1::TenantState::Active);
+    alice.send(envelope::refresh(31, &token)).await;
+    let refreshed = alice.hears().await;
+    assert_eq!((refreshed.op(), refreshed.r#ref), (Opcode::Refreshed, 31));
+}
+
+#[tokio::test]
 async fn orders_for_a_tenant_and_for_all_reach_every_session() {
     let (ctx, ground) = Ground::new().await.share();
     let mut alice = open(&ctx, ground.identity("alice", 600).await).await;
