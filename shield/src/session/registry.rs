@@ -38,6 +38,8 @@ struct Table {
     tenants: HashMap<TenantId, HashMap<SessionId, Live>>,
     /// Set by a drain: what a session that slips in late is told,
     goaway: Option<Frame>,
+    /// and with what it is closed, once all others were.
+    closed: Option<CloseCode>,
 }
 
 /// A session that is registered.
@@ -98,6 +100,9 @@ impl Sessions {
         let mut table = self.lock();
         if let Some(goaway) = &table.goaway {
             outbox.push_control(goaway.clone());
+        }
+        if let Some(code) = table.closed {
+            outbox.close(code);
         }
         table.tenants.entry(tenant.clone()).or_default().insert(
             outbox.session(),
@@ -205,9 +210,13 @@ impl Sessions {
             .collect()
     }
 
-    /// Closes every session; how many there were.
+    /// Closes every session, and every one that still comes; how many there were.
     pub fn close_all(&self, code: CloseCode) -> usize {
-        let all = self.all();
+        let all = {
+            let mut table = self.lock();
+            table.closed = Some(code);
+            table.outboxes()
+        };
         all.iter().for_each(|outbox| outbox.close(code));
         all.len()
     }
