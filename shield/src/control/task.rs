@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -31,7 +31,7 @@ use tracing::{debug, info, warn};
 use super::{
     Revocations, TenantChange, Tenants,
     beat::{Reporter, set_gauges, set_queue_bytes},
-    sessions::Answer,
+    sessions::{Answer, Kicks},
 };
 use crate::{
     policy::Deployer,
@@ -112,6 +112,8 @@ struct Task {
     tenants: Arc<Tenants>,
     context: ControlContext,
     reporter: Reporter,
+    /// Outlives a connection: who asks again may do so over the next.
+    kicks: Mutex<Kicks>,
 }
 
 /// What is left of a connection after its end.
@@ -165,6 +167,7 @@ impl Control {
             tenants,
             context,
             reporter: Reporter::new(epoch),
+            kicks: Mutex::default(),
         };
         let incarnation = task.reporter.incarnation().to_owned();
         let task = tokio::spawn(task.run(parting));
@@ -341,7 +344,7 @@ impl Task {
                     Order::KickSessions(order) => {
                         let (node, incarnation) = (&params.node, self.reporter.incarnation());
                         let sessions = &self.context.sessions;
-                        let answer = Answer::kick(sessions, &order, node, incarnation);
+                        let answer = Answer::kick(sessions, &self.kicks, &order, node, incarnation);
                         tokio::spawn(answer.send(store.clone()));
                     }
                     order => self.obey(order),
