@@ -231,7 +231,7 @@ fn ask(
         if let Ok(tenant) = parse_tenant(&filter.tenant) {
             admin.show(&tenant).await.map_err(explain)?;
         }
-        let mut census = Census::open(admin.control())
+        let census = Census::open(admin.control())
             .await
             .doing("cannot listen to the Shields")?;
         let wait = WaitFor {

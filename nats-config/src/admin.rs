@@ -15,6 +15,7 @@ mod policies;
 mod pools;
 mod push;
 mod revocations;
+mod roll;
 mod servers;
 
 use std::collections::{BTreeSet, HashMap};
@@ -37,10 +38,11 @@ pub use limits::LimitsChanged;
 pub use policies::{
     BindPolicy, Expected, INLINE_CONFIG_BYTES, MAX_HISTORY, MAX_VERSIONS, Policies, PolicyChange,
     PolicyError, PushedVersion, RecordError, ShieldOutcome, ShieldReport, ShieldReports,
-    ShieldState, WaitFor,
+    ShieldState,
 };
 pub use pools::RotateStep;
 pub use revocations::{RevokeTokens, Revoked};
+pub use roll::WaitFor;
 pub use servers::ServerStatus;
 
 /// Life of the two users of one [`Admin`]: longer than any command runs.

@@ -197,7 +197,7 @@ impl ControlStore {
                     // One of an older version has another configuration.
                     Err(_)
                         if bucket == subjects::BUCKET_REVOCATIONS
-                            && self.allow_expiry().await.is_ok() =>
+                            && self.expires().await.is_ok() =>
                     {
                         Ok(())
                     }

@@ -3,6 +3,8 @@
 //! The content goes into a file beside it, which is flushed to the disk and
 //! then takes the name; the folder is flushed after that. What a killed writer
 //! leaves behind is read by nobody, and secrets have their mode from the start.
+//! Nobody knows the name of the file beside it before it is there, and one that
+//! is there is never opened: a link planted in a shared folder leads nowhere.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -13,7 +15,9 @@ use crate::sys;
 /// Writes a file that only its owner may read.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = beside(path);
-    put(sys::create_private_file(&beside), &beside, path, bytes)
+    // One that is there is not ours, and stays.
+    let created = sys::create_new_file(&beside, true)?;
+    put(Ok(created), &beside, path, bytes)
 }
 
 /// Writes a file that is no secret. One that is there keeps its mode; a link is
@@ -30,12 +34,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(_) => (path.to_owned(), None),
     };
     let beside = beside(&path);
-    let created = File::create(&beside).and_then(|file| {
-        if let Some(permissions) = permissions {
-            file.set_permissions(permissions)?;
-        }
-        Ok(file)
-    });
+    let created = sys::create_new_file(&beside, false)?;
+    let created = match permissions {
+        Some(permissions) => created.set_permissions(permissions).map(|()| created),
+        None => Ok(created),
+    };
     put(created, &beside, &path, bytes)
 }
 
@@ -58,10 +61,10 @@ fn put(created: io::Result<File>, beside: &Path, path: &Path, bytes: &[u8]) -> i
     settle(path)
 }
 
-/// A name that another process writing the same file does not take.
+/// A name that nobody else takes.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
+    name.push(format!(".{:016x}.tmp", rand::random::<u64>()));
     PathBuf::from(name)
 }
 
@@ -90,6 +93,30 @@ mod tests {
         fs::create_dir(&folder_in_place).unwrap();
         assert!(write_private(&folder_in_place, b"x").is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_link_where_the_new_file_would_be_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, victim) = (folder.path().join("key.nk"), folder.path().join("victim"));
+        fs::write(&victim, b"precious").unwrap();
+        // Whatever name is taken: one that is there is refused, as a link too.
+        let planted = folder.path().join("planted");
+        symlink(&victim, &planted).unwrap();
+        for private in [true, false] {
+            let refused = sys::create_new_file(&planted, private);
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        }
+        // The name that a writer of this process took before it was random.
+        let known = format!("key.nk.{}.tmp", std::process::id());
+        symlink(&victim, folder.path().join(&known)).unwrap();
+        write_private(&file, b"secret").unwrap();
+        write(&file, b"text").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(fs::read(&file).unwrap(), b"text");
+        let planted = folder.path().join(known).symlink_metadata().unwrap();
+        assert!(planted.is_symlink());
+        assert_ne!(beside(&file), beside(&file));
     }
 
     #[test]

@@ -44,23 +44,23 @@ pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
     std::fs::create_dir_all(path)
 }
 
-/// Opens an empty file for writing that only its owner can read.
+/// Opens a file for writing that was not there, a link included. One that is
+/// private can be read by its owner only.
 #[cfg(unix)]
-pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
+pub(crate) fn create_new_file(path: &Path, private: bool) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
     File::options()
         .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
+        .create_new(true)
+        .mode(if private { 0o600 } else { 0o666 })
         .open(path)
 }
 
 /// See above; access is inherited from the folder.
 #[cfg(not(unix))]
-pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
-    File::create(path)
+pub(crate) fn create_new_file(path: &Path, _private: bool) -> io::Result<File> {
+    File::create_new(path)
 }
 
 /// Has the names in a folder reach the disk.

@@ -149,7 +149,7 @@ impl Shield {
     ) -> Result<Self, StartError> {
         // A second Shield in this process finds it installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        limits::raise_open_files(manifest.session.max_sessions);
+        limits::raise_open_files(&manifest);
 
         let certificate = manifest.tls.as_ref().map(Certificate::load).transpose()?;
         let tls = certificate.clone().map(edge::acceptor).transpose()?;
@@ -355,14 +355,14 @@ impl Shield {
         let deadline = limit - last_words;
         let spread = self.manifest.drain.spread.min(deadline);
         sessions.goaway_all(Duration::ZERO, spread, deadline);
-        if timeout(
+        let _ = timeout(
             deadline.saturating_sub(began.elapsed()),
             sessions.wait_empty(),
         )
-        .await
-        .is_err()
-        {
-            let stayed = sessions.close_all(CloseCode::GoingAway);
+        .await;
+        // Also where there is none: a handshake under way may still become one.
+        let stayed = sessions.close_all(CloseCode::GoingAway);
+        if stayed > 0 {
             tracing::info!(sessions = stayed, "Closing sessions that stayed");
         }
         self.tasks.close();

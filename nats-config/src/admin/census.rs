@@ -1,43 +1,34 @@
 //! What all live Shields say: whether a revocation or a tenant's record is in
 //! force, and which sessions there are.
-//!
-//! Who is live is known by beats, so whoever has not beaten within the census
-//! is not waited for, and whoever beats and does not answer is named.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-use arqon_proto::names::NodeId;
 use arqon_proto::v1::{self, control::Order};
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 
-use super::policies::WaitFor;
+use super::roll::{Roll, Said, WaitFor};
 use crate::control::{ControlError, ControlStore};
 
-/// How often Shields that have not answered are asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a look at what came may take.
-const GLANCE: Duration = Duration::from_millis(50);
-/// A Shield counts as live for so long after a beat.
-const LIVE: Duration = Duration::from_secs(3);
-
 /// Ears for beats and answers, from when this was opened.
+#[derive(Debug)]
 pub struct Census {
-    control: ControlStore,
-    beats: BoxStream<'static, v1::ShieldBeat>,
-    answers: BoxStream<'static, v1::SessionsReport>,
-    opened: Instant,
-    shields: BTreeMap<String, Shield>,
+    roll: Roll<OfShield>,
+    /// The number of its one question.
+    request: u64,
 }
 
-#[derive(Debug)]
-struct Shield {
-    heard: Instant,
-    incarnation: String,
+#[derive(Debug, Default)]
+struct OfShield {
     revocations: Option<v1::RevocationSummary>,
     tenants_revision: u64,
-    pages: Vec<v1::SessionsReport>,
+    answer: Pages,
+}
+
+/// An answer that comes page by page.
+#[derive(Debug, Default)]
+struct Pages {
+    /// The page that continues it.
+    next: u32,
+    whole: bool,
+    found: ShieldSessions,
 }
 
 /// One Shield's answer.
@@ -58,19 +49,17 @@ pub struct ShieldSessions {
     pub sessions: Vec<v1::SessionInfo>,
 }
 
+// === impl Census ===
+
 impl Census {
     /// Begins to listen; to be opened before the change that is waited for.
     pub async fn open(control: &ControlStore) -> Result<Self, ControlError> {
-        let beats = control.subscribe_beats().await?;
+        let request: u64 = rand::random();
         let answers = control.subscribe_sessions().await?;
-        control.flush().await?;
-        Ok(Self {
-            control: control.clone(),
-            beats,
-            answers,
-            opened: Instant::now(),
-            shields: BTreeMap::new(),
-        })
+        // Others ask too.
+        let answers = answers.filter(move |page| std::future::ready(page.request == request));
+        let roll = Roll::open(control, answers.boxed()).await?;
+        Ok(Self { roll, request })
     }
 
     /// Waits until every live Shield goes by the revocations as of this revision.
@@ -79,11 +68,11 @@ impl Census {
         revision: u64,
         wait: WaitFor,
     ) -> Result<Vec<Answer<()>>, ControlError> {
-        let has = |shield: &Shield| {
-            let summary = shield.revocations.as_ref()?;
-            (summary.revision >= revision).then_some(())
+        let has = |shield: &OfShield| {
+            let summary = shield.revocations.as_ref();
+            summary.is_some_and(|summary| summary.revision >= revision)
         };
-        self.wait(wait, None, has).await
+        self.wait(wait, has).await
     }
 
     /// Waits until every live Shield goes by the tenants as of this revision.
@@ -92,138 +81,78 @@ impl Census {
         revision: u64,
         wait: WaitFor,
     ) -> Result<Vec<Answer<()>>, ControlError> {
-        let has = |shield: &Shield| (shield.tenants_revision >= revision).then_some(());
-        self.wait(wait, None, has).await
+        let has = |shield: &OfShield| shield.tenants_revision >= revision;
+        self.wait(wait, has).await
     }
 
-    /// Gives an order about sessions to all Shields, or to one, and waits for their answers.
-    /// `order` makes it from the number by which its answers are known.
-    pub async fn ask_sessions(
-        &mut self,
-        order: impl FnOnce(u64) -> Order,
-        wait: WaitFor,
-    ) -> Result<Vec<Answer<ShieldSessions>>, ControlError> {
-        let request: u64 = rand::random();
-        let order = order(request);
-        self.wait(wait, Some(order), |shield| whole(&shield.pages, request))
-            .await
-    }
-
-    async fn wait<T>(
+    async fn wait(
         &mut self,
         wait: WaitFor,
-        order: Option<Order>,
-        said: impl Fn(&Shield) -> Option<T>,
-    ) -> Result<Vec<Answer<T>>, ControlError> {
-        let deadline = Instant::now() + wait.patience.max(wait.census);
-        let census_ends = self.opened + wait.census;
-        let mut asked: Option<Instant> = None;
-        loop {
-            let now = Instant::now();
-            let silent = |shield: &Shield| now.duration_since(shield.heard) >= LIVE;
-            let all_said = self
-                .shields
-                .values()
-                .all(|shield| silent(shield) || said(shield).is_some());
-            if (all_said && now >= census_ends) || now >= deadline {
-                break;
-            }
-            let due = asked.is_none_or(|asked| !all_said && now.duration_since(asked) >= ASK_AGAIN);
-            if let Some(order) = order.as_ref().filter(|_| due) {
-                let first = asked.replace(now).is_none();
-                if first {
-                    self.control.send_order(None, order.clone()).await?;
-                } else {
-                    // Not those that answered: they would kick again who came back.
-                    let missing = self
-                        .shields
-                        .iter()
-                        .filter(|(_, shield)| !silent(shield) && said(shield).is_none())
-                        .filter_map(|(name, _)| NodeId::parse(name).ok());
-                    for shield in missing {
-                        let order = order.clone();
-                        self.control.send_order(Some(&shield), order).await?;
-                    }
-                }
-            }
-            if let Ok(heard) = tokio::time::timeout(GLANCE, self.hear()).await {
-                heard?;
-            }
-        }
-        let answers = self.shields.iter().map(|(name, shield)| Answer {
+        has: impl Fn(&OfShield) -> bool,
+    ) -> Result<Vec<Answer<()>>, ControlError> {
+        self.roll.wait(wait, None, |_, shield| has(shield)).await?;
+        let answers = self.roll.said().map(|(name, shield)| Answer {
             shield: name.clone(),
-            said: said(shield),
+            said: has(shield).then_some(()),
         });
         Ok(answers.collect())
     }
 
-    async fn hear(&mut self) -> Result<(), ControlError> {
-        tokio::select! {
-            beat = self.beats.next() => {
-                let beat = beat.ok_or(ControlError::Closed)?;
-                if beat.goodbye {
-                    self.shields.remove(&beat.shield);
-                } else {
-                    let shield = self.shield(beat.shield, &beat.incarnation);
-                    shield.revocations = beat.revocations;
-                    shield.tenants_revision = beat.tenants_revision;
-                }
-            }
-            answer = self.answers.next() => {
-                let answer = answer.ok_or(ControlError::Closed)?;
-                self.shield(answer.shield.clone(), &answer.incarnation)
-                    .pages
-                    .push(answer);
-            }
-        }
-        Ok(())
-    }
-
-    fn shield(&mut self, name: String, incarnation: &str) -> &mut Shield {
-        let new = || Shield {
-            heard: Instant::now(),
-            incarnation: incarnation.to_owned(),
-            revocations: None,
-            tenants_revision: 0,
-            pages: Vec::new(),
-        };
-        let shield = self.shields.entry(name).or_insert_with(new);
-        if shield.incarnation != incarnation {
-            // What the process before it said is no word of this one.
-            *shield = new();
-        }
-        shield.heard = Instant::now();
-        shield
+    /// Gives an order about sessions to all Shields and waits for their answers.
+    /// `order` makes it from the number by which its answers are known; a
+    /// second order needs a second census.
+    pub async fn ask_sessions(
+        mut self,
+        order: impl FnOnce(u64) -> Order,
+        wait: WaitFor,
+    ) -> Result<Vec<Answer<ShieldSessions>>, ControlError> {
+        let order = order(self.request);
+        let whole = |_: &str, shield: &OfShield| shield.answer.whole;
+        self.roll.wait(wait, Some(order), whole).await?;
+        let answers = self.roll.said().map(|(name, shield)| Answer {
+            shield: name.clone(),
+            said: shield.answer.whole.then(|| shield.answer.found.clone()),
+        });
+        Ok(answers.collect())
     }
 }
 
-impl std::fmt::Debug for Census {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Census")
-            .field("shields", &self.shields)
-            .finish_non_exhaustive()
+impl Said for OfShield {
+    type Word = v1::SessionsReport;
+
+    fn speaker(page: &v1::SessionsReport) -> (&str, &str) {
+        (&page.shield, &page.incarnation)
+    }
+
+    fn hear(&mut self, page: v1::SessionsReport) {
+        self.answer.take(page);
+    }
+
+    fn hear_beat(&mut self, beat: &v1::ShieldBeat) {
+        self.revocations = beat.revocations;
+        self.tenants_revision = beat.tenants_revision;
     }
 }
 
-/// The answer to a request, once all its pages are there. A Shield that was
-/// asked twice answers twice, each time from page 0: the first whole answer counts.
-fn whole(pages: &[v1::SessionsReport], request: u64) -> Option<ShieldSessions> {
-    let mut found = ShieldSessions::default();
-    let mut next = 0;
-    for page in pages.iter().filter(|page| page.request == request) {
+// === impl Pages ===
+
+impl Pages {
+    /// Takes over a page. A Shield that was asked twice answers twice, each time
+    /// from page 0: the first whole answer counts.
+    fn take(&mut self, page: v1::SessionsReport) {
+        if self.whole {
+            return;
+        }
         if page.page == 0 {
-            found = ShieldSessions::default();
-        } else if page.page != next {
-            continue;
+            *self = Self::default();
+        } else if page.page != self.next {
+            return;
         }
-        next = page.page + 1;
-        found.total = page.total;
-        found.sessions.extend_from_slice(&page.sessions);
-        if page.last {
-            return Some(found);
-        }
+        self.next = page.page + 1;
+        self.whole = page.last;
+        self.found.total = page.total;
+        self.found.sessions.extend(page.sessions);
     }
-    None
 }
 
 #[cfg(test)]
@@ -232,13 +161,12 @@ mod tests {
 
     use super::*;
 
-    fn page(request: u64, page: u32, last: bool, sessions: &[&str]) -> v1::SessionsReport {
+    fn page(page: u32, last: bool, sessions: &[&str]) -> v1::SessionsReport {
         let info = |id: &&str| v1::SessionInfo {
             session: (*id).to_owned(),
             ..Default::default()
         };
         v1::SessionsReport {
-            request,
             page,
             last,
             total: 9,
@@ -250,24 +178,34 @@ mod tests {
     #[test]
     fn an_answer_counts_once_all_its_pages_came_in_order() {
         let ids = |pages: &[v1::SessionsReport]| {
-            let found = whole(pages, 1)?;
-            let ids: Vec<_> = found
-                .sessions
-                .into_iter()
-                .map(|info| info.session)
-                .collect();
-            Some(ids.join(","))
+            let mut answer = Pages::default();
+            pages.iter().cloned().for_each(|page| answer.take(page));
+            let ids = answer.found.sessions.into_iter().map(|info| info.session);
+            answer.whole.then(|| ids.collect::<Vec<_>>().join(","))
         };
         assert_eq!(ids(&[]), None);
-        assert_eq!(ids(&[page(1, 0, false, &["a"])]), None);
-        assert_eq!(ids(&[page(2, 0, true, &["a"])]), None);
-        let two = [page(1, 0, false, &["a"]), page(1, 1, true, &["b"])];
+        assert_eq!(ids(&[page(0, false, &["a"])]), None);
+        let two = [page(0, false, &["a"]), page(1, true, &["b"])];
         assert_eq!(ids(&two).unwrap(), "a,b");
         // A page that was lost ends the answer it belongs to, and no other.
-        let hole = [page(1, 0, false, &["a"]), page(1, 2, true, &["c"])];
+        let hole = [page(0, false, &["a"]), page(2, true, &["c"])];
         assert_eq!(ids(&hole), None);
         let again = [&hole[..], &two[..]].concat();
         assert_eq!(ids(&again).unwrap(), "a,b");
-        assert_eq!(whole(&two, 1).unwrap().total, 9);
+        // What comes after a whole answer changes nothing.
+        let twice = [&two[..], &two[..1]].concat();
+        assert_eq!(ids(&twice).unwrap(), "a,b");
+    }
+
+    /// Each page is looked at once: as many as a fleet of a thousand would send.
+    #[test]
+    fn a_long_answer_is_put_together_without_looking_back() {
+        const PAGES: u32 = 40_000;
+        let mut answer = Pages::default();
+        for number in 0..PAGES {
+            answer.take(page(number, number + 1 == PAGES, &["a"; 25]));
+        }
+        assert!(answer.whole);
+        assert_eq!(answer.found.sessions.len(), PAGES as usize * 25);
     }
 }

@@ -3,7 +3,7 @@
 use arqon_proto::names::TenantId;
 use arqon_proto::v1::{TenantLimits, TenantRecord};
 
-use super::policies::WaitFor;
+use super::roll::WaitFor;
 use super::{Admin, AdminError, Answer, Census};
 use crate::accounts::tenant_payload;
 use crate::control::ControlError;

@@ -17,7 +17,7 @@ use crate::control::{ControlError, ControlStore, PolicyKey, PolicyRecords};
 use crate::subjects;
 
 pub use records::{BindPolicy, MAX_HISTORY, MAX_VERSIONS, RecordError};
-pub use wait::{Expected, ShieldOutcome, ShieldReport, ShieldReports, ShieldState, WaitFor};
+pub use wait::{Expected, ShieldOutcome, ShieldReport, ShieldReports, ShieldState};
 
 /// The largest configuration that stands in the record itself.
 pub const INLINE_CONFIG_BYTES: usize = 64 << 10;

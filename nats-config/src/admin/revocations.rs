@@ -60,7 +60,13 @@ impl Admin {
                 .put_revocation(&record, revision, now_ms / 1_000)
                 .await
             {
-                Ok(revision) => return Ok(Revoked { record, revision }),
+                Ok(revision) => {
+                    // It is in force, whether old ones go or not.
+                    if let Err(error) = self.control().prune_revocations(now_ms / 1_000).await {
+                        tracing::debug!(%error, "Revocations that have ended stay");
+                    }
+                    return Ok(Revoked { record, revision });
+                }
                 // Of two at once, the second takes over what the first wrote.
                 Err(ControlError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),

@@ -212,10 +212,11 @@ impl ControlStore {
             key: record.key.clone(),
             source,
         };
-        self.allow_expiry().await?;
-        let left = (record.expires_at + KEPT_LONGER).saturating_sub(now).max(1);
         let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_MESSAGE_TTL, format!("{left}s"));
+        if self.expires().await? {
+            let left = (record.expires_at + KEPT_LONGER).saturating_sub(now).max(1);
+            headers.insert(async_nats::header::NATS_MESSAGE_TTL, format!("{left}s"));
+        }
         headers.insert(
             async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
             revision.to_string(),
@@ -301,8 +302,23 @@ impl ControlStore {
         self.revocations.watch().await
     }
 
-    /// A bucket of an older version takes no time to live until it is told to.
-    pub(super) async fn allow_expiry(&self) -> Result<(), ControlError> {
+    /// Deletes what has ended, from a bucket that does not do it itself; `now`:
+    /// seconds since the Unix epoch.
+    pub async fn prune_revocations(&self, now: u64) -> Result<(), ControlError> {
+        if self.expires().await? {
+            return Ok(());
+        }
+        for (key, record, revision) in self.list_revocations().await?.entries {
+            if record.expires_at + KEPT_LONGER <= now {
+                self.delete_revocation(&key, revision).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether records may have a time to live. A bucket of an older version
+    /// takes none until it is told to, and the oldest servers cannot be told.
+    pub(super) async fn expires(&self) -> Result<bool, ControlError> {
         let failed = |source: BoxError| ControlError::Bucket {
             bucket: subjects::BUCKET_REVOCATIONS.to_owned(),
             source,
@@ -310,7 +326,7 @@ impl ControlStore {
         let store = self.revocations.store().await?;
         let mut stream = store.stream.clone();
         if stream.cached_info().config.allow_message_ttl {
-            return Ok(());
+            return Ok(true);
         }
         let mut config = stream
             .info()
@@ -319,15 +335,12 @@ impl ControlStore {
             .config
             .clone();
         if config.allow_message_ttl {
-            return Ok(());
+            return Ok(true);
         }
         config.allow_message_ttl = true;
         config.subject_delete_marker_ttl = Some(MARKERS);
-        self.context
-            .update_stream(config)
-            .await
-            .map(drop)
-            .map_err(|source| failed(source.into()))
+        let updated = self.context.update_stream(config).await;
+        Ok(updated.is_ok())
     }
 }
 

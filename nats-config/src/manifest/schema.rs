@@ -426,7 +426,7 @@ pub const KEYS: &[Key] = &[
         1_024,
         ACCOUNT_FRAME_BYTES,
         "65536",
-        "Largest WebSocket frame or message read. A larger one closes with 1009 before it is buffered. Every tenant's account in NATS takes the largest value there is plus 16 KiB, so that no message can cut the tenant's connection.",
+        "Largest WebSocket frame or message read. A larger one closes with 1009 before it is buffered; text of `arqon.v1+json` may be twice as long, since a payload is a third longer in base64. Every tenant's account in NATS takes the largest value there is plus 16 KiB, so that no message can cut the tenant's connection.",
     ),
     integer(
         "session.max_payload_bytes",
@@ -475,7 +475,7 @@ pub const KEYS: &[Key] = &[
         1_048_576,
         1_099_511_627_776,
         "268435456",
-        "Bytes waiting for all sessions of one tenant on this node, messages only. One queue may grow to what is still free of it, so that readers that keep up always find room. The first 4 KiB of each queue do not count.",
+        "Bytes waiting for all sessions of one tenant on this node, messages only. One queue may grow to what is still free of it, so that readers that keep up find room while fewer queues are stalled than this holds 16 KiB: 16,384 by default, 64 at the least. Past that messages longer than what is free for each queue, the first 4 KiB, find none. A tenant with many sessions needs more.",
     ),
     key(
         "session.overflow",
@@ -496,7 +496,7 @@ pub const KEYS: &[Key] = &[
         2,
         600,
         "90",
-        "A session closed as a slow reader is over at once; its socket stays for this long, so that a client which reads again learns why. 1,024 may wait so.",
+        "A session closed as a slow reader is over at once; its socket stays for this long, so that a client which reads again learns why. 1,024 may wait so, 128 of one tenant; the next is cut off at once.",
     ),
     integer(
         "session.send_buffer_bytes",

@@ -110,16 +110,15 @@ impl Revocations {
         *self.write() = fresh;
     }
 
-    /// Takes over a change. Returns whose sessions must be looked at: those of
-    /// a tenant, or of all with `Some(None)`; None: those of nobody.
-    pub(crate) fn change(&self, event: RevocationEvent) -> Option<Option<TenantId>> {
+    /// Takes over a change. Returns the key if sessions must be looked at for it.
+    pub(crate) fn change(&self, event: RevocationEvent) -> Option<RevocationKey> {
         let narrows = match &event {
             RecordEvent::Put(record, _) => Some(RevocationKey::read(&record.key)),
             RecordEvent::Unreadable(key, _) => Some(key.clone()),
             RecordEvent::Deleted(..) | RecordEvent::Synced => None,
         };
         self.write().take(event);
-        narrows.map(|key| key.tenant().cloned())
+        narrows
     }
 
     /// Forgets what has expired, a day later: a clock that leaps ahead and comes
@@ -247,10 +246,12 @@ mod tests {
 
     use std::sync::Arc;
 
-    use arqon_proto::names::UserId;
+    use arqon_proto::names::{SessionId, UserId};
+    use arqon_telemetry::Metrics;
 
     use super::*;
     use crate::auth::testing::{identity, tenant};
+    use crate::session::{Bounds, Meant, Outbox, OutboxLimits, Sessions, testing};
 
     const NOW: u64 = 1_800_000_000;
 
@@ -314,7 +315,7 @@ mod tests {
             NOW - 10,
             NOW + 60,
         ));
-        assert_eq!(changed, Some(Some(id("acme"))));
+        assert_eq!(changed, Some(RevocationKey::All(id("acme"))));
         assert!(revocations.is_revoked_at(&token("acme", "eve", None, NOW - 10), NOW));
         assert!(!revocations.is_revoked_at(&token("acme", "eve", None, NOW - 9), NOW));
         assert!(!revocations.is_revoked_at(&token("globex", "eve", None, 0), NOW));
@@ -359,7 +360,7 @@ mod tests {
         ] {
             let revocations = with(Vec::new());
             let scope = revocations.change(RecordEvent::Unreadable(key.clone(), 3));
-            assert_eq!(scope, Some(key.tenant().cloned()), "{key}");
+            assert_eq!(scope.as_ref(), Some(&key));
             let far = u64::MAX / 2;
             let judge = |tenant: &str, user: &str, jti| {
                 revocations.is_revoked_at(&token(tenant, user, jti, NOW), far)
@@ -380,6 +381,62 @@ mod tests {
             revocations.change(RecordEvent::Deleted(key, 4));
             assert!(!judge("acme", "ann", Some("one")));
         }
+    }
+
+    /// Prints what a burst costs: `cargo test --workspace --lib a_burst -- --nocapture`.
+    #[test]
+    fn a_burst_of_revocations_closes_those_it_means_and_nobody_else() {
+        const SESSIONS: usize = 10_000;
+        const REVOKED: usize = 1_000;
+        let metrics = Metrics::default();
+        let bounds = Bounds {
+            max_bytes: 1024,
+            max_messages: 16,
+            tenant_max_bytes: 1 << 20,
+            max_unconfirmed: 8,
+            max_rooms: 8,
+        };
+        let limits = Arc::new(OutboxLimits::new(bounds, &metrics));
+        let sessions = Arc::new(Sessions::new());
+        let acme = tenant("acme", Vec::new());
+        let held: Vec<_> = (0..SESSIONS)
+            .map(|index| {
+                let mut identity = identity(&acme, &format!("user-{index}"));
+                identity.jti = Some(format!("jti-{index}").into());
+                let outbox = Outbox::new(SessionId::new(), &acme.id, limits.clone());
+                let outbox = Arc::new(outbox);
+                (sessions.register(&Arc::new(identity), &outbox), outbox)
+            })
+            .collect();
+        let revocations = with(Vec::new());
+        let events = (0..REVOKED).map(|index| {
+            let jti = format!("jti-{}", index * 7);
+            let key = RevocationKey::jti(&acme.id, &jti);
+            record(&key, Tokens::Jti(jti), 0, u64::MAX)
+        });
+        let began = std::time::Instant::now();
+        let mut closed = 0;
+        let mut meant = Meant::default();
+        for event in events {
+            // Each by itself at first, as they come where nobody hurries.
+            let key = revocations.change(event).expect("it narrows");
+            let mut one = Meant::default();
+            one.add(&key);
+            closed += sessions.close_revoked(&one, |identity| revocations.is_revoked(identity));
+            meant.add(&key);
+        }
+        let single = began.elapsed();
+        assert_eq!(closed, REVOKED);
+        let began = std::time::Instant::now();
+        let again = sessions.close_revoked(&meant, |identity| revocations.is_revoked(identity));
+        let together = began.elapsed();
+        assert_eq!(again, 0, "each is closed once");
+        let is_closing = |(_, outbox): &(_, Arc<Outbox>)| testing::read(outbox).1.is_some();
+        for (index, held) in held.iter().enumerate() {
+            let revoked = index.is_multiple_of(7) && index / 7 < REVOKED;
+            assert_eq!(is_closing(held), revoked, "{index}");
+        }
+        println!("{REVOKED} revocations, {SESSIONS} sessions: {single:?}; in one: {together:?}");
     }
 
     #[test]

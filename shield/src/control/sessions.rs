@@ -1,5 +1,10 @@
 //! Orders about single sessions: which there are, and closing some.
 
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
 use arqon_proto::{
     names::{NameError, NodeId, SessionId, TenantId, UserId},
     v1,
@@ -16,6 +21,15 @@ use crate::{
 const MOST: usize = 10_000;
 /// Sessions of one page: with the longest names some 200 KB.
 const PAGE: usize = 250;
+
+/// Orders to close that are remembered: more than are given at a time.
+const REMEMBERED: usize = 64;
+
+/// The last orders to close that were obeyed, by number, with how many sessions
+/// each closed. Who missed an answer asks again under the same number and is told
+/// the same; whoever has come back meanwhile stays.
+#[derive(Debug, Default)]
+pub(super) struct Kicks(VecDeque<(u64, usize)>);
 
 /// The answer to an order, page by page.
 pub(super) struct Answer {
@@ -55,12 +69,25 @@ impl Answer {
     /// Does what an order to kick says.
     pub(super) fn kick(
         sessions: &Sessions,
+        kicks: &Mutex<Kicks>,
         order: &v1::KickSessions,
         shield: &NodeId,
         incarnation: &str,
     ) -> Self {
+        let mut kicks = kicks.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = kicks.once(order.request, || Self::obey(sessions, order));
+        Self {
+            shield: shield.clone(),
+            incarnation: incarnation.to_owned(),
+            request: order.request,
+            total,
+            sessions: Vec::new(),
+        }
+    }
+
+    fn obey(sessions: &Sessions, order: &v1::KickSessions) -> usize {
         let reason = &order.reason;
-        let total = match filter(order.filter.as_ref()) {
+        match filter(order.filter.as_ref()) {
             // Nobody kicks a whole platform by leaving everything out, nor a user of every tenant.
             Ok(filter) if filter.tenant.is_some() || filter.session.is_some() => {
                 let count = sessions.kick(&filter);
@@ -76,13 +103,6 @@ impl Answer {
                 warn!("An order to close sessions does not say which");
                 0
             }
-        };
-        Self {
-            shield: shield.clone(),
-            incarnation: incarnation.to_owned(),
-            request: order.request,
-            total,
-            sessions: Vec::new(),
         }
     }
 
@@ -105,6 +125,21 @@ impl Answer {
                 return;
             }
         }
+    }
+}
+
+// === impl Kicks ===
+
+impl Kicks {
+    /// How many were closed under this number, by `close` if that is new.
+    fn once(&mut self, request: u64, close: impl FnOnce() -> usize) -> usize {
+        if let Some((_, total)) = self.0.iter().find(|(known, _)| *known == request) {
+            return *total;
+        }
+        let total = close();
+        self.0.truncate(REMEMBERED - 1);
+        self.0.push_front((request, total));
+        total
     }
 }
 
@@ -144,4 +179,29 @@ fn opened_at_ms(session: SessionId) -> u64 {
     let mut bytes = [0; 8];
     bytes[2..].copy_from_slice(&session.as_bytes()[..6]);
     u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_obeyed_once_and_answered_each_time() {
+        let mut kicks = Kicks::default();
+        let mut closed = 0;
+        for request in [7, 8, 7, 7] {
+            let total = kicks.once(request, || {
+                closed += 1;
+                request as usize
+            });
+            assert_eq!(total, request as usize);
+        }
+        assert_eq!(closed, 2);
+        // What is remembered is bounded.
+        for request in 100..200 {
+            kicks.once(request, || 1);
+        }
+        assert_eq!(kicks.0.len(), REMEMBERED);
+        assert_eq!(kicks.once(7, || 0), 0);
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use arqon_spine::{
     manifest::Manifest,
 };
 use arqon_telemetry::{Metrics, log::chain};
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval},
@@ -31,9 +31,14 @@ use tracing::{debug, info, warn};
 use super::{
     Revocations, TenantChange, Tenants,
     beat::{Reporter, set_gauges, set_queue_bytes},
-    sessions::Answer,
+    sessions::{Answer, Kicks},
 };
-use crate::{policy::Deployer, quota::Quotas, session::Sessions, spine::SpinePool};
+use crate::{
+    policy::Deployer,
+    quota::Quotas,
+    session::{Meant, Sessions},
+    spine::SpinePool,
+};
 
 /// How often a Shield reports; others count it as gone after three of these.
 const BEAT: Duration = Duration::from_secs(1);
@@ -43,6 +48,8 @@ const TELL_SOON: Duration = Duration::from_millis(100);
 /// Shields that are asked what tenants use answer within this; before, a quota
 /// would be given out anew.
 const OTHERS_TELL: Duration = Duration::from_millis(200);
+/// Changes of revocations taken over in a row, so that beats go on meanwhile.
+const REVOKED_AT_ONCE: usize = 4096;
 /// Bytes in queues are summed at every so many looks at the gauges.
 const QUEUES_EVERY: u32 = 5;
 /// The first pause between attempts, doubled up to the longest. Stale comes
@@ -108,6 +115,8 @@ struct Task {
     tenants: Arc<Tenants>,
     context: ControlContext,
     reporter: Reporter,
+    /// Outlives a connection: who asks again may do so over the next.
+    kicks: Mutex<Kicks>,
 }
 
 /// What is left of a connection after its end.
@@ -161,6 +170,7 @@ impl Control {
             tenants,
             context,
             reporter: Reporter::new(epoch),
+            kicks: Mutex::default(),
         };
         let incarnation = task.reporter.incarnation().to_owned();
         let task = tokio::spawn(task.run(parting));
@@ -283,7 +293,7 @@ impl Task {
         past.heard = Some(pulse.heard());
         // In force before any session is accepted by what is read here.
         self.context.revocations.replace(revoked);
-        self.close_revoked(None);
+        self.close_revoked(&Meant::everybody());
         // Whatever is bound since the last connection blocks from here on.
         deployer.read(bound, store.clone()).await;
         all.retain(|_, record| self.serves(record));
@@ -327,7 +337,7 @@ impl Task {
                 }
                 event = policies.next() => deployer.changed(event.ok_or(Broken::Ended)??).await,
                 event = revocations.next() => {
-                    self.revoke(event.ok_or(Broken::Ended)??);
+                    self.revoke(event, &mut revocations)?;
                     // Once only: many in a row must not put the beat off for ever.
                     if !std::mem::replace(&mut told_soon, true) {
                         beats.reset_after(TELL_SOON);
@@ -344,7 +354,7 @@ impl Task {
                     Order::KickSessions(order) => {
                         let (node, incarnation) = (&params.node, self.reporter.incarnation());
                         let sessions = &self.context.sessions;
-                        let answer = Answer::kick(sessions, &order, node, incarnation);
+                        let answer = Answer::kick(sessions, &self.kicks, &order, node, incarnation);
                         tokio::spawn(answer.send(store.clone()));
                     }
                     order => self.obey(order),
@@ -457,28 +467,52 @@ impl Task {
         }
     }
 
-    /// Takes over a change of the revocations, first for tokens that come and
-    /// then for sessions that are there: each of them is looked at by one of both.
-    fn revoke(&self, event: RevocationEvent) {
-        if let Some(tenant) = self.context.revocations.change(event) {
-            self.close_revoked(tenant.as_ref());
-        }
+    /// Takes over changes of the revocations, `first` and those that are there
+    /// already; first for tokens that come and then for sessions that are there:
+    /// each of them is looked at by one of both. Sessions are looked at once for all.
+    fn revoke(
+        &self,
+        first: Option<Result<RevocationEvent, ControlError>>,
+        more: &mut (impl Stream<Item = Result<RevocationEvent, ControlError>> + Unpin),
+    ) -> Result<(), Broken> {
+        let mut meant = Meant::default();
+        let (mut next, mut taken) = (first, 0);
+        let result = loop {
+            match next {
+                Some(Ok(event)) => {
+                    if let Some(key) = self.context.revocations.change(event) {
+                        meant.add(&key);
+                    }
+                }
+                Some(Err(error)) => break Err(error.into()),
+                None => break Err(Broken::Ended),
+            }
+            taken += 1;
+            if taken >= REVOKED_AT_ONCE {
+                break Ok(());
+            }
+            match more.next().now_or_never() {
+                Some(event) => next = event,
+                None => break Ok(()),
+            }
+        };
+        // Also where the connection ends: what was read is in force.
+        self.close_revoked(&meant);
+        result
     }
 
-    fn close_revoked(&self, tenant: Option<&TenantId>) {
+    fn close_revoked(&self, meant: &Meant) {
+        if meant.is_empty() {
+            return;
+        }
         let ControlContext {
             sessions,
             revocations,
             ..
         } = &self.context;
-        let closed = sessions.close_revoked(tenant, |identity| revocations.is_revoked(identity));
+        let closed = sessions.close_revoked(meant, |identity| revocations.is_revoked(identity));
         if closed > 0 {
-            let tenant = tenant.map_or("all", TenantId::as_str);
-            info!(
-                tenant,
-                sessions = closed,
-                "Sessions of revoked tokens closed"
-            );
+            info!(sessions = closed, "Sessions of revoked tokens closed");
         }
     }
 

@@ -179,7 +179,7 @@ impl Tenants {
     }
 
     /// The control plane is no longer heard, and was last heard then.
-    pub(super) fn lost(&self, heard: Instant) {
+    pub(crate) fn lost(&self, heard: Instant) {
         self.freshness.send_if_modified(|freshness| {
             let lost = *freshness == Freshness::Fresh;
             if lost {

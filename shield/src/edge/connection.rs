@@ -36,7 +36,7 @@ use tower_service::Service as _;
 use super::{
     Admitted, Edge, Socket,
     health::healthz,
-    listener::{Places, refused, turn_away},
+    listener::{Places, Silence, refused, turn_away},
     refusal::Refusal,
     upgrade::{Offer, Terms},
 };
@@ -81,6 +81,7 @@ pub(super) async fn handshake(
     since: Instant,
     edge: &Arc<Edge>,
     router: Router,
+    mut silence: Silence,
     places: &Arc<Places>,
 ) {
     let until = since + edge.listen.handshake_timeout;
@@ -88,18 +89,39 @@ pub(super) async fn handshake(
     let attempt = async {
         // A connection that says nothing waits here and takes no place. By a look at its first byte:
         // `readable` tells of an accepted socket at once that it is.
-        if !matches!(stream.peek(&mut [0]).await, Ok(1)) {
-            return None;
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            first = stream.peek(&mut byte) => {
+                if !matches!(first, Ok(1)) {
+                    return None;
+                }
+            }
+            () = silence.over() => {
+                refused(edge, ConnectionRefusal::GaveWay);
+                return None;
+            }
         }
+        drop(silence);
         spoke.store(true, Ordering::Relaxed);
+        let Some(_present) = places.enter() else {
+            turn_away(
+                stream,
+                ConnectionRefusal::Overloaded,
+                Duration::ZERO,
+                edge,
+                places,
+            )
+            .await;
+            return None;
+        };
         // By the first byte, so that connections that say nothing use up no turn.
         let patience = edge.listen.handshake_timeout / 2;
         match places.pace.take(std::time::Instant::now(), patience) {
             Ok(wait) if wait.is_zero() => {}
             Ok(wait) => tokio::time::sleep(wait).await,
             Err(line) => {
-                refused(edge, ConnectionRefusal::Paced);
-                turn_away(stream, line, edge, places).await;
+                turn_away(stream, ConnectionRefusal::Paced, line, edge, places).await;
                 return None;
             }
         }

@@ -32,7 +32,7 @@ use crate::{
 
 pub use admin::{Status, StatusSource, TenantStatus, admin_router};
 pub use health::{Readiness, Unready};
-pub use listener::{bind, serve};
+pub use listener::{bind, most_waiting, serve};
 pub use socket::Socket;
 pub use tls::{Certificate, TlsError, acceptor, watch};
 

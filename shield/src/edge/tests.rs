@@ -553,6 +553,57 @@ async fn who_comes_faster_than_the_rate_is_sent_away_before_anyone_looks_at_his_
 }
 
 #[tokio::test]
+async fn a_flood_of_silence_costs_the_silent_their_sockets_and_nobody_else_a_place() {
+    let front = Front::with("max_handshakes = 1", None, true).await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(front.connect().await);
+    }
+    let header = format!("Authorization: Bearer {}", good_token());
+    let mut stream = front.connect().await;
+    let answer = ask_head(&mut stream, &upgrade(&[&header])).await;
+    assert_eq!(answer.status, 101, "{answer:?}");
+    // Eight may be silent; the longest silent gave way, one of them to who spoke then.
+    assert_eq!(front.refusals(ConnectionRefusal::GaveWay), 13);
+    for stream in &mut silent[..13] {
+        let ended = timeout(PATIENCE, stream.read(&mut [0; 64])).await.unwrap();
+        assert!(matches!(ended, Ok(0) | Err(_)));
+    }
+    // The others are still waited for.
+    let answer = ask_head(silent.last_mut().unwrap(), &upgrade(&[&header])).await;
+    assert_eq!(answer.status, 101, "{answer:?}");
+}
+
+#[tokio::test]
+async fn past_a_rate_of_refusals_connections_are_closed_without_a_word() {
+    let listen = "accept_rate = 1\naccept_burst = 1\nhandshake_timeout_secs = 1";
+    let front = Front::with(listen, None, true).await;
+    let (mut told, mut untold) = (0, 0);
+    // A burst of 256 is told, and one a second beside it.
+    for _ in 0..600 {
+        if untold == 8 {
+            break;
+        }
+        let mut stream = front.connect().await;
+        let mut answer = Vec::new();
+        // It may be closed before it has said all.
+        let _ = stream.write_all(upgrade(&[]).as_bytes()).await;
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        match Answer::parse(&String::from_utf8(answer).unwrap()).status {
+            0 => untold += 1,
+            503 => told += 1,
+            401 => {}
+            status => panic!("{status}"),
+        }
+    }
+    assert!(told >= 256 && untold == 8, "{told}, {untold}");
+    assert_eq!(front.refusals(ConnectionRefusal::Paced), told);
+    assert_eq!(front.refusals(ConnectionRefusal::Untold), untold);
+}
+
+#[tokio::test]
 async fn tls_leads_to_the_same_session() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["shield.example".to_owned()]).unwrap();

@@ -150,8 +150,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
         let meter = ctx.metrics.tenants().of(&state.identity().tenant.id);
         meter.opened.fetch_add(1, Ordering::Relaxed);
+        let max_frame = encoding.max_frame(ctx.limits.max_frame_bytes as usize);
         let mut this = Self {
-            wire: Wire::new(socket, read_ahead, ctx.limits.max_frame_bytes as usize),
+            wire: Wire::new(socket, read_ahead, max_frame),
             batch: VecDeque::new(),
             written: Load::default(),
             timer: Box::pin(tokio::time::sleep_until(timers.next().into())),
@@ -389,7 +390,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 }
                 Action::Refresh(request) => {
                     let verifier = self.ctx.verifier.clone();
-                    self.work = Some(work::refresh(verifier, request));
+                    let tenants = self.ctx.tenants.clone();
+                    self.work = Some(work::refresh(verifier, tenants, request));
                 }
                 Action::Enter(request) => {
                     let Cause::Request(cause) = cause else {
@@ -667,7 +669,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if end == End::Code(CloseCode::SlowReader) {
             let waiting = &self.ctx.metrics.farewells;
             let farewells = self.ctx.sessions.farewells();
-            self.farewell = farewells.begin(self.ctx.farewell, waiting);
+            let tenant = &self.state.identity().tenant.id;
+            self.farewell = farewells.begin(tenant, self.ctx.farewell, waiting);
         }
         self.timer.as_mut().reset((Instant::now() + LINGER).into());
         self.ending = Ending::begin(end, &mut self.wire, &mut self.batch);

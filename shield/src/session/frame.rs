@@ -176,6 +176,16 @@ impl Encoding {
             _ => Cow::Borrowed(frame),
         }
     }
+
+    /// The most bytes of a client's frame, where a binary one may have so many.
+    /// A payload is a third longer in base64; the rest is for names of fields
+    /// and for what JSON escapes. How long the Envelope is counts once it is decoded.
+    pub(super) fn max_frame(self, binary: usize) -> usize {
+        match self {
+            Self::Binary => binary,
+            Self::Json => binary * 2,
+        }
+    }
 }
 
 // === impl Shared ===

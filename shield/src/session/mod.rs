@@ -15,6 +15,7 @@ mod frame;
 mod gate;
 mod outbox;
 mod registry;
+mod revoked;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -31,10 +32,12 @@ pub use actor::Session;
 pub use arrival::Arrival;
 pub use context::SessionContext;
 pub use echo::Echo;
+pub(crate) use farewell::MAX_FAREWELLS;
 pub(crate) use frame::Shared;
 pub use frame::{Encoding, Frame};
 pub use outbox::{Bounds, Outbox, OutboxLimits};
 pub use registry::{Registration, SessionFilter, Sessions};
+pub use revoked::Meant;
 pub use state::SessionLimits;
 
 use crate::{auth::Identity, quota::Place};

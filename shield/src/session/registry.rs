@@ -21,6 +21,7 @@ use super::{
     farewell::Farewells,
     frame::{Frame, Shared},
     outbox::Outbox,
+    revoked::{Meant, Tags},
 };
 use crate::auth::Identity;
 
@@ -35,8 +36,10 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Table {
     tenants: HashMap<TenantId, HashMap<SessionId, Live>>,
-    /// Set by a drain: what a session that slips in late is told.
+    /// Set by a drain: what a session that slips in late is told,
     goaway: Option<Frame>,
+    /// and with what it is closed, once all others were.
+    closed: Option<CloseCode>,
 }
 
 /// A session that is registered.
@@ -45,6 +48,7 @@ struct Live {
     outbox: Arc<Outbox>,
     /// Whose token is in force; the session holds the same.
     identity: Arc<Identity>,
+    tags: Tags,
 }
 
 /// Which sessions are meant. One of no tenant and no session is none.
@@ -91,15 +95,21 @@ impl Sessions {
         outbox: &Arc<Outbox>,
     ) -> Registration {
         let tenant = &identity.tenant.id;
+        // It hashes, so before the lock.
+        let tags = Tags::of(identity);
         let mut table = self.lock();
         if let Some(goaway) = &table.goaway {
             outbox.push_control(goaway.clone());
+        }
+        if let Some(code) = table.closed {
+            outbox.close(code);
         }
         table.tenants.entry(tenant.clone()).or_default().insert(
             outbox.session(),
             Live {
                 outbox: outbox.clone(),
                 identity: identity.clone(),
+                tags,
             },
         );
         self.count.send_modify(|count| *count += 1);
@@ -143,21 +153,18 @@ impl Sessions {
         all.len()
     }
 
-    /// Closes the sessions whose token is revoked, of a tenant or of all; how
-    /// many there were. Under the lock, so that none refreshes in between and
-    /// is closed for the token it had before.
-    pub fn close_revoked(
-        &self,
-        tenant: Option<&TenantId>,
-        is_revoked: impl Fn(&Identity) -> bool,
-    ) -> usize {
+    /// Closes those of the sessions meant whose token is revoked; how many there
+    /// were. Tokens are judged outside the lock, which every new session takes.
+    pub fn close_revoked(&self, meant: &Meant, is_revoked: impl Fn(&Identity) -> bool) -> usize {
+        let mut revoked = self.lock().meant(meant);
+        revoked.retain(|(_, identity)| is_revoked(identity));
         let table = self.lock();
-        let revoked = table
-            .of(tenant)
-            .filter(|(_, live)| is_revoked(&live.identity));
-        revoked
-            .map(|(_, live)| live.outbox.cut(CloseCode::TokenRevokedClose))
-            .count()
+        // One that has refreshed meanwhile is not closed for the token it had before.
+        revoked.retain(|(session, identity)| {
+            let live = table.live(&identity.tenant.id, *session);
+            live.is_some_and(|live| Arc::ptr_eq(&live.identity, identity) && live.cut_as_revoked())
+        });
+        revoked.len()
     }
 
     /// Closes the sessions that are meant with KICKED; how many there were.
@@ -203,9 +210,13 @@ impl Sessions {
             .collect()
     }
 
-    /// Closes every session; how many there were.
+    /// Closes every session, and every one that still comes; how many there were.
     pub fn close_all(&self, code: CloseCode) -> usize {
-        let all = self.all();
+        let all = {
+            let mut table = self.lock();
+            table.closed = Some(code);
+            table.outboxes()
+        };
         all.iter().for_each(|outbox| outbox.close(code));
         all.len()
     }
@@ -265,13 +276,44 @@ impl Table {
     }
 }
 
+impl Table {
+    /// The sessions that revocations may mean.
+    fn meant(&self, meant: &Meant) -> Vec<(SessionId, Arc<Identity>)> {
+        let found = |(session, live): (&SessionId, &Live)| (*session, live.identity.clone());
+        let Some(tenants) = meant.tenants() else {
+            return self.of(None).map(found).collect();
+        };
+        let mut all = Vec::new();
+        for (tenant, tokens) in tenants {
+            let meant = self.of(Some(tenant));
+            all.extend(meant.filter(|(_, live)| tokens.means(live.tags)).map(found));
+        }
+        all
+    }
+
+    fn live(&self, tenant: &TenantId, session: SessionId) -> Option<&Live> {
+        self.tenants.get(tenant)?.get(&session)
+    }
+}
+
+impl Live {
+    /// False if it is being closed already.
+    fn cut_as_revoked(&self) -> bool {
+        let first = !self.outbox.is_closing();
+        self.outbox.cut(CloseCode::TokenRevokedClose);
+        first
+    }
+}
+
 impl Registration {
     /// Another token is in force from here on, of the same tenant and user.
     pub fn set_identity(&self, identity: &Arc<Identity>) {
+        let tags = Tags::of(identity);
         let mut table = self.sessions.lock();
         let sessions = table.tenants.get_mut(&self.tenant);
         if let Some(live) = sessions.and_then(|all| all.get_mut(&self.session)) {
             live.identity = identity.clone();
+            live.tags = tags;
         }
     }
 }
@@ -298,6 +340,7 @@ fn millis(span: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use arqon_spine::control::RevocationKey;
     use arqon_telemetry::Metrics;
 
     use super::{super::outbox::*, *};
@@ -357,10 +400,45 @@ mod tests {
         refreshed.set_identity(&of("two", "acme"));
         let acme = TenantId::parse("acme").expect("a valid name");
         let is = |identity: &Identity| identity.jti.as_deref() == Some("one");
-        assert_eq!(sessions.close_revoked(Some(&acme), is), 1);
+        let meant = |jti: &str| {
+            let mut meant = Meant::default();
+            meant.add(&RevocationKey::jti(&acme, jti));
+            meant
+        };
+        let all = |_: &Identity| true;
+        assert_eq!(sessions.close_revoked(&meant("three"), all), 0);
+        assert_eq!(sessions.close_revoked(&meant("one"), is), 1);
         let codes = outboxes.each_ref().map(|outbox| closing(outbox));
         assert_eq!(codes, [Some(CloseCode::TokenRevokedClose), None, None]);
-        assert_eq!(sessions.close_revoked(None, is), 2);
+        assert_eq!(sessions.close_revoked(&Meant::everybody(), is), 1);
+        // Those closed already are not counted again.
+        let mut tenant = Meant::default();
+        tenant.add(&RevocationKey::All(acme.clone()));
+        assert_eq!(sessions.close_revoked(&tenant, all), 1);
+    }
+
+    #[tokio::test]
+    async fn who_refreshes_while_its_old_token_is_judged_is_not_closed_for_it() {
+        let sessions = Arc::new(Sessions::new());
+        let outbox = outbox();
+        let registration = sessions.register(&user("acme", "ann"), &outbox);
+        let refreshes = |_: &Identity| {
+            registration.set_identity(&user("acme", "ann"));
+            true
+        };
+        assert_eq!(sessions.close_revoked(&Meant::everybody(), refreshes), 0);
+        assert_eq!(closing(&outbox), None);
+    }
+
+    #[tokio::test]
+    async fn who_registers_after_the_last_close_of_a_drain_is_told_and_closed_too() {
+        let sessions = Arc::new(Sessions::new());
+        sessions.goaway_all(Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        assert_eq!(sessions.close_all(CloseCode::GoingAway), 0);
+        let late = outbox();
+        let _registration = sessions.register(&user("acme", "ann"), &late);
+        let (frames, code) = super::super::testing::read(&late);
+        assert_eq!((frames.len(), code), (1, Some(CloseCode::GoingAway)));
     }
 
     #[tokio::test]

@@ -80,13 +80,15 @@ impl Timers {
 
     /// What is due now, one at a time until there is nothing.
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
-        if self.end.is_some_and(|end| now >= end) {
-            self.end = None;
-            return Some(Due::TokenExpired);
-        }
+        // First, so that a Shield that slept through both still says it: a client
+        // may count on one warning before the end.
         if self.warn.is_some_and(|warn| now >= warn) {
             self.warn = None;
             return Some(Due::TokenExpiring);
+        }
+        if self.end.is_some_and(|end| now >= end) {
+            self.end = None;
+            return Some(Due::TokenExpired);
         }
         if self.first_frame.is_some_and(|by| now >= by) {
             return Some(Due::FirstFrameMissed);
@@ -185,6 +187,16 @@ mod tests {
             assert_eq!(timers.next(), start + secs(whole + 5));
             assert_eq!(timers.due(timers.next()), Some(Due::TokenExpired));
         }
+    }
+
+    #[test]
+    fn who_sleeps_through_the_warning_gives_it_before_the_end() {
+        let start = Instant::now();
+        let mut timers = Timers::new(secs(100_000), secs(100_000), life(90), start);
+        let late = start + secs(90 + 5 + 1);
+        assert_eq!(timers.due(late), Some(Due::TokenExpiring));
+        assert_eq!(timers.due(late), Some(Due::TokenExpired));
+        assert_eq!(timers.due(late), None);
     }
 
     #[test]

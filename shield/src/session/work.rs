@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     auth::{Identity, Verifier},
-    control::Tenant,
+    control::{Tenant, Tenants},
     spine::{AckRequest, LinkState, Member, Publication, SpinePool, Stamp, TenantLink},
 };
 
@@ -238,13 +238,22 @@ pub(super) fn publish(
 }
 
 /// Verifies another token.
-pub(super) fn refresh(verifier: Arc<Verifier>, request: RefreshRequest) -> Work {
+pub(super) fn refresh(
+    verifier: Arc<Verifier>,
+    tenants: Arc<Tenants>,
+    request: RefreshRequest,
+) -> Work {
     Box::pin(async move {
-        let result = verifier.verify(&request.token).await;
-        let result = result.map_err(|failure| {
-            tracing::info!(code = %failure.code, detail = failure.detail, "Token of REFRESH refused");
-            failure.code
-        });
+        // As for a session that opens: it may have been revoked, and nobody here would know.
+        let result = if tenants.stale() {
+            Err(ErrorCode::ControlStale)
+        } else {
+            let result = verifier.verify(&request.token).await;
+            result.map_err(|failure| {
+                tracing::info!(code = %failure.code, detail = failure.detail, "Token of REFRESH refused");
+                failure.code
+            })
+        };
         Outcome::Refreshed {
             reference: request.reference,
             result: Box::new(result),

@@ -190,10 +190,14 @@ label! {
         Overloaded = "overloaded",
         /// Its turn at `listen.accept_rate` would have come too late.
         Paced = "paced",
+        /// For either reason, and without a word: too many others were being told.
+        Untold = "untold",
         /// The handshake took too long.
         TimedOut = "timed_out",
         /// It never said a byte: a scanner, or a browser that connects ahead of need.
         Silent = "silent",
+        /// The same, and the longest silent of too many: it gave way to another.
+        GaveWay = "gave_way",
         /// TLS could not be agreed on.
         Tls = "tls",
         /// What came was not HTTP.

@@ -1,34 +1,20 @@
 //! What each Shield says of a version or a binding.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
-use arqon_proto::names::NodeId;
 use arqon_proto::v1;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 
+use super::super::roll::{Roll, Said, WaitFor};
 use crate::control::{ControlError, ControlStore, PolicyKey};
 
-/// A Shield counts as live for so long after a beat.
-const LIVE: Duration = Duration::from_secs(3);
-/// How often Shields that have not answered are asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-
 /// Beats and reports of Shields, from when this was opened.
-pub struct ShieldReports {
-    control: ControlStore,
-    beats: BoxStream<'static, v1::ShieldBeat>,
-    reports: BoxStream<'static, v1::PolicyReport>,
-    opened: Instant,
-    shields: BTreeMap<String, Shield>,
-}
-
 #[derive(Debug)]
-struct Shield {
-    heard: Instant,
-    incarnation: String,
-    /// The newest that is complete.
+pub struct ShieldReports(Roll<Told>);
+
+/// What one Shield has told.
+#[derive(Debug, Default)]
+struct Told {
+    /// The newest report that is complete.
     report: Option<v1::PolicyReport>,
     /// Pages of a newer one.
     pages: Vec<v1::PolicyReport>,
@@ -43,16 +29,6 @@ pub enum Expected {
     Binding(PolicyKey, u64),
     /// The binding is gone, as of this revision.
     Gone(PolicyKey, u64),
-}
-
-/// How long to wait.
-#[derive(Debug, Clone, Copy)]
-pub struct WaitFor {
-    /// From the opening of [`ShieldReports`]; whoever has not beaten by then is
-    /// not live. Shields beat once a second and are live for three.
-    pub census: Duration,
-    /// From the call, for the answers of those that are.
-    pub patience: Duration,
 }
 
 /// One Shield's answer.
@@ -111,30 +87,13 @@ impl ShieldOutcome {
     }
 }
 
-impl Default for WaitFor {
-    fn default() -> Self {
-        Self {
-            census: LIVE,
-            patience: Duration::from_secs(10),
-        }
-    }
-}
-
 // === impl ShieldReports ===
 
 impl ShieldReports {
     /// Begins to listen; to be opened before the change that is waited for.
     pub async fn open(control: &ControlStore) -> Result<Self, ControlError> {
-        let beats = control.subscribe_beats().await?;
         let reports = control.subscribe_policy_reports().await?;
-        control.flush().await?;
-        Ok(Self {
-            control: control.clone(),
-            beats,
-            reports,
-            opened: Instant::now(),
-            shields: BTreeMap::new(),
-        })
+        Ok(Self(Roll::open(control, reports).await?))
     }
 
     /// Waits until every live Shield has answered, one way or the other.
@@ -145,46 +104,25 @@ impl ShieldReports {
         wait: WaitFor,
         mut progress: impl FnMut(&ShieldReport),
     ) -> Result<ShieldOutcome, ControlError> {
-        let deadline = Instant::now() + wait.patience.max(wait.census);
-        let census_ends = self.opened + wait.census;
-        let mut told: BTreeMap<String, ShieldState> = BTreeMap::new();
-        let mut asked: Option<Instant> = None;
-        loop {
-            let now = Instant::now();
-            for (name, shield) in &self.shields {
-                let Some(state) = shield.report.as_ref().and_then(|r| expected.judge(r)) else {
-                    continue;
-                };
-                if told.get(name) != Some(&state) {
-                    progress(&ShieldReport {
-                        shield: name.clone(),
-                        state: state.clone(),
-                    });
-                    told.insert(name.clone(), state);
-                }
+        let mut states: BTreeMap<String, ShieldState> = BTreeMap::new();
+        let order = v1::control::Order::ReportPolicies(v1::ReportPolicies {});
+        let answered = |name: &str, told: &Told| {
+            let state = told.report.as_ref().and_then(|r| expected.judge(r));
+            if let Some(state) = state
+                && states.get(name) != Some(&state)
+            {
+                progress(&ShieldReport {
+                    shield: name.to_owned(),
+                    state: state.clone(),
+                });
+                states.insert(name.to_owned(), state);
             }
-            let silent = |shield: &Shield| now.duration_since(shield.heard) >= LIVE;
-            let pending: Vec<&String> = self
-                .shields
-                .iter()
-                .filter(|(name, shield)| !told.contains_key(*name) && !silent(shield))
-                .map(|(name, _)| name)
-                .collect();
-            if (pending.is_empty() && now >= census_ends) || now >= deadline {
-                break;
-            }
-            if asked.is_none_or(|asked| now.duration_since(asked) >= ASK_AGAIN) {
-                asked = Some(now);
-                self.ask(&told).await?;
-            }
-            let glance = tokio::time::timeout(Duration::from_millis(50), self.hear());
-            if let Ok(heard) = glance.await {
-                heard?;
-            }
-        }
-        let shields = self.shields.keys().map(|name| ShieldReport {
+            states.contains_key(name)
+        };
+        self.0.wait(wait, Some(order), answered).await?;
+        let shields = self.0.said().map(|(name, _)| ShieldReport {
             shield: name.clone(),
-            state: told.get(name).cloned().unwrap_or(ShieldState::Missing),
+            state: states.get(name).cloned().unwrap_or(ShieldState::Missing),
         });
         Ok(ShieldOutcome {
             shields: shields.collect(),
@@ -193,62 +131,25 @@ impl ShieldReports {
 
     /// The newest complete report of each Shield heard so far.
     pub fn reports(&self) -> impl Iterator<Item = &v1::PolicyReport> {
-        self.shields
-            .values()
-            .filter_map(|shield| shield.report.as_ref())
-    }
-
-    async fn ask(&self, told: &BTreeMap<String, ShieldState>) -> Result<(), ControlError> {
-        let order = || v1::control::Order::ReportPolicies(v1::ReportPolicies {});
-        if told.is_empty() {
-            return self.control.send_order(None, order()).await;
-        }
-        for name in self.shields.keys().filter(|name| !told.contains_key(*name)) {
-            if let Ok(id) = NodeId::parse(name) {
-                self.control.send_order(Some(&id), order()).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn hear(&mut self) -> Result<(), ControlError> {
-        tokio::select! {
-            beat = self.beats.next() => {
-                let beat = beat.ok_or(ControlError::Closed)?;
-                if beat.goodbye {
-                    self.shields.remove(&beat.shield);
-                } else {
-                    self.shield(beat.shield, beat.incarnation);
-                }
-            }
-            report = self.reports.next() => {
-                let report = report.ok_or(ControlError::Closed)?;
-                self.shield(report.shield.clone(), report.incarnation.clone())
-                    .page(report);
-            }
-        }
-        Ok(())
-    }
-
-    fn shield(&mut self, name: String, incarnation: String) -> &mut Shield {
-        let shield = self.shields.entry(name).or_insert_with(|| Shield {
-            heard: Instant::now(),
-            incarnation: incarnation.clone(),
-            report: None,
-            pages: Vec::new(),
-        });
-        shield.heard = Instant::now();
-        if shield.incarnation != incarnation {
-            // What the process before it said is no word of this one.
-            shield.incarnation = incarnation;
-            shield.report = None;
-            shield.pages.clear();
-        }
-        shield
+        self.0.said().filter_map(|(_, told)| told.report.as_ref())
     }
 }
 
-impl Shield {
+impl Said for Told {
+    type Word = v1::PolicyReport;
+
+    fn speaker(page: &v1::PolicyReport) -> (&str, &str) {
+        (&page.shield, &page.incarnation)
+    }
+
+    fn hear(&mut self, page: v1::PolicyReport) {
+        self.page(page);
+    }
+}
+
+// === impl Told ===
+
+impl Told {
     /// Takes over one page; a page that does not continue what is there begins anew.
     fn page(&mut self, page: v1::PolicyReport) {
         let next = self.pages.len();
@@ -333,14 +234,6 @@ impl Expected {
     }
 }
 
-impl std::fmt::Debug for ShieldReports {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShieldReports")
-            .field("shields", &self.shields)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -364,12 +257,7 @@ mod tests {
 
     #[test]
     fn a_report_counts_once_all_its_pages_came_in_order() {
-        let mut shield = Shield {
-            heard: Instant::now(),
-            incarnation: String::new(),
-            report: None,
-            pages: Vec::new(),
-        };
+        let mut shield = Told::default();
         shield.page(page(1, 1, true, &[9]));
         assert!(shield.report.is_none(), "its first page is missing");
         shield.page(page(2, 0, false, &[1]));

@@ -318,7 +318,7 @@ async fn what_does_not_fit_is_told_with_its_path_and_the_session_lives() {
 #[tokio::test]
 async fn limits_hold_for_text_as_it_comes_and_for_what_it_holds() {
     let limits =
-        "session.json = true\nsession.max_frame_bytes = 4096\nsession.max_payload_bytes = 1000";
+        "session.json = true\nsession.max_frame_bytes = 4096\nsession.max_payload_bytes = 3600";
     let (_spine, acme, shield) = stage(limits).await;
     let mut neighbour = Neighbour::new(&shield, &acme).await;
     let mut ann = Person::new(&shield, &acme, "ann").await;
@@ -327,13 +327,17 @@ async fn limits_hold_for_text_as_it_comes_and_for_what_it_holds() {
         let payload = data_encoding::BASE64.encode(&vec![b'x'; bytes]);
         json!({"op": "OPCODE_PUBLISH", "room": "lobby", "ref": 7, "payload": payload})
     };
-    ann.says(&publish(1_000)).await;
+    // The largest that WELCOME grants: 4,800 bytes of base64, and the names of fields.
+    ann.says(&publish(3_600)).await;
     ann.hears("MESSAGE").await;
-    ann.says(&publish(1_001)).await;
-    ann.refused("PAYLOAD_TOO_LARGE").await;
-    ann.pings().await;
-    // 3,000 bytes are 4,000 in base64, and the frame is over 4,096 by what is around them.
-    ann.says(&publish(3_100)).await;
+    // One more; and one with which the Envelope itself is over the limit of frames.
+    for bytes in [3_601, 4_100] {
+        ann.says(&publish(bytes)).await;
+        ann.refused("PAYLOAD_TOO_LARGE").await;
+        ann.pings().await;
+    }
+    // Over 8,192 nobody reads what it would be.
+    ann.says(&publish(6_200)).await;
     assert_eq!(ann.0.close_code().await, Some(1009));
 
     // RFC 6455 leaves no choice: text that is no UTF-8 ends the connection.

@@ -14,7 +14,7 @@ const WAIT: WaitFor = WaitFor {
 
 async fn ask(spine: &Spine, order: impl FnOnce(u64) -> Order) -> Vec<Answer<ShieldSessions>> {
     let control = spine.control().await;
-    let mut census = Census::open(&control).await.unwrap();
+    let census = Census::open(&control).await.unwrap();
     census.ask_sessions(order, WAIT).await.unwrap()
 }
 
@@ -113,6 +113,8 @@ async fn an_administrator_sees_the_sessions_of_all_shields_and_closes_some() {
     // One that says nothing means nobody; one that names what is no name, too.
     assert_eq!(kick(&spine, SessionFilter::default()).await, [0, 0]);
     assert_eq!(kick(&spine, of("acme", "", "no session")).await, [0, 0]);
+    // A user's name alone would be the user of that name of every tenant.
+    assert_eq!(kick(&spine, of("", "ann", "")).await, [0, 0]);
     for client in [&mut ann, &mut ann_too, &mut bob, &mut stranger] {
         client.ping().await;
     }

@@ -4,8 +4,11 @@ use arqon_harness::raw::op;
 use arqon_harness::{RawPeer, Spine, eventually, text_of, within};
 use arqon_proto::codes::CloseCode;
 use arqon_proto::envelope;
-use arqon_proto::names::RoomPattern;
+use arqon_proto::names::{RoomPattern, UserId};
 use arqon_proto::v1::{GapReason, Join, Opcode, Overflow, envelope::Body};
+
+use arqon_shield::session::SessionFilter;
+use arqon_spine::admin::RevokeTokens;
 
 use crate::endings::stalled;
 
@@ -64,6 +67,75 @@ async fn who_reads_again_after_its_session_is_over_learns_why() {
     );
     assert_eq!(close_code(&mut slow).await, CloseCode::SlowReader.number());
     eventually!(shield.metric("farewells", "").await == 0.0);
+}
+
+/// Who is revoked, kicked or whose tenant is suspended is told nothing of what waited.
+#[tokio::test]
+async fn a_stalled_reader_who_must_go_hears_nothing_that_still_waited() {
+    let spine = Spine::start().await;
+    let admin = spine.admin().await;
+    for end in ["revoked", "kicked", "suspended"] {
+        let acme = spine.tenant(end).await;
+        let manifest = "session.queue_max_bytes = 16777216\nsession.send_buffer_bytes = 4096\n\
+                        session.heartbeat_secs = 300\nsession.write_timeout_secs = 300";
+        let shield = spine.shield().id(end).with(manifest).start().await;
+        let mut slow = stalled(&shield, &acme).await;
+        let mut bob = shield.connect(&acme.token().user("bob").sign()).await;
+        bob.join("lobby").await;
+        // Far more than sockets hold, and less than the queue does.
+        let text = "x".repeat(16_000);
+        for _ in 0..300 {
+            bob.publish("lobby", &text).await;
+            bob.hears("lobby", &text).await;
+        }
+        bob.publish("lobby", "the last").await;
+        bob.hears("lobby", "the last").await;
+        let user = UserId::parse("slow").unwrap();
+        let code = match end {
+            "revoked" => {
+                let tokens = RevokeTokens::User {
+                    user,
+                    issued_before: u64::from(u32::MAX),
+                };
+                let revoked = admin.revoke(&acme.id, tokens, "a story");
+                within("the revocation", revoked).await.unwrap();
+                CloseCode::TokenRevokedClose
+            }
+            "kicked" => {
+                let filter = SessionFilter {
+                    tenant: Some(acme.id.clone()),
+                    user: Some(user),
+                    session: None,
+                };
+                assert_eq!(shield.inner().sessions().kick(&filter), 1);
+                CloseCode::Kicked
+            }
+            _ => {
+                within("the suspension", admin.suspend(&acme.id))
+                    .await
+                    .unwrap();
+                CloseCode::TenantGone
+            }
+        };
+        eventually!(shield.metric("queue_dropped_total", "session_ended").await > 100.0);
+        // It reads again at once, and finds the end behind what was on its way.
+        let mut heard = 0;
+        let told = loop {
+            let Some(frame) = slow.frame().await else {
+                break None;
+            };
+            match frame.opcode {
+                op::CLOSE => break Some(u16::from_be_bytes([frame.payload[0], frame.payload[1]])),
+                op::BINARY => {
+                    let frame = envelope::decode_server(frame.payload).unwrap();
+                    assert_ne!(text_of(&frame), "the last", "{end}: after {heard}");
+                    heard += 1;
+                }
+                _ => {}
+            }
+        };
+        assert_eq!(told, Some(code.number()), "{end}");
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use arqon_telemetry::Metrics;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
 use tokio::{
-    io::{AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
     time::timeout,
@@ -416,6 +416,25 @@ async fn a_token_is_warned_of_refreshed_and_at_last_expires() {
 }
 
 #[tokio::test]
+async fn no_token_is_taken_while_a_revocation_of_it_could_not_be_known() {
+    let (ctx, ground) = Ground::new().await.share();
+    let mut alice = open(&ctx, ground.identity("alice", 600).await).await;
+    let token = ground.token("alice", 600, &[]);
+    let long_ago = Instant::now().checked_sub(crate::control::STALE_AFTER + LINGER);
+    ground.tenants.lost(long_ago.unwrap());
+    // More often than offences are borne.
+    for reference in 1..=30 {
+        alice.send(envelope::refresh(reference, &token)).await;
+        let stale = ("CONTROL_STALE".to_owned(), reference);
+        assert_eq!(alice.hears_error().await, stale);
+    }
+    ground.put(v1::TenantState::Active);
+    alice.send(envelope::refresh(31, &token)).await;
+    let refreshed = alice.hears().await;
+    assert_eq!((refreshed.op(), refreshed.r#ref), (Opcode::Refreshed, 31));
+}
+
+#[tokio::test]
 async fn orders_for_a_tenant_and_for_all_reach_every_session() {
     let (ctx, ground) = Ground::new().await.share();
     let mut alice = open(&ctx, ground.identity("alice", 600).await).await;
@@ -493,6 +512,78 @@ async fn a_stalled_reader_is_given_up_and_a_slow_one_is_told() {
 }
 
 #[tokio::test]
+async fn who_is_being_closed_wins_no_time_by_reading_a_little() {
+    let ground = Ground::with("queue_max_messages = 1000\nwrite_timeout_secs = 300").await;
+    let (ctx, ground) = ground.share();
+    let (server, mut client) = duplex(2048);
+    let identity = ground.identity("alice", 600).await;
+    let session = Session::new(
+        server,
+        Bytes::new(),
+        identity.clone(),
+        testing::quotas().enter(&identity.tenant).unwrap(),
+        &Arrival::now(),
+        ctx.clone(),
+    );
+    let outbox = session.outbox.clone();
+    let session = tokio::spawn(session);
+    let room = RoomId::parse("lobby").unwrap();
+    let frame = Frame::binary(&[7; 50_000]);
+    (0..10).for_each(|_| outbox.push_message(&room, Overflow::CloseAndReconnect, &frame));
+    until("some is written", || ground.metrics.bytes_out.get() > 0).await;
+    outbox.cut(CloseCode::Kicked);
+    // Of the frame that was begun: at this pace it would last for over half an hour.
+    let mut byte = [0];
+    let reads = async {
+        while timeout(PATIENCE, client.read(&mut byte))
+            .await
+            .unwrap()
+            .unwrap()
+            == 1
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        ended = timeout(PATIENCE, session) => ended.unwrap().unwrap(),
+        () = reads => panic!("all of it was read"),
+    }
+    assert_eq!(ground.sessions.count(), 0);
+}
+
+#[tokio::test]
+async fn a_client_is_read_again_once_the_answers_to_its_pings_are_out() {
+    let mut ground = Ground::new().await;
+    // Nothing else is to wake the session.
+    ground.ctx.heartbeat = NEVER;
+    ground.ctx.first_frame_timeout = NEVER;
+    ground.ctx.write_timeout = NEVER;
+    let (ctx, ground) = ground.share();
+    let (server, client) = duplex(2048);
+    let identity = ground.identity("alice", 600).await;
+    let mut alice = Peer::open(server, client, identity, &ctx).await;
+    // The pongs to these fill the pipe and what may wait for it; the rest are not read.
+    const PINGS: u8 = 60;
+    for number in 0..PINGS {
+        let ping = Message::Ping(vec![number; 125].into());
+        timeout(PATIENCE, alice.socket.send(ping))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let mut expected = 0;
+    while expected < PINGS {
+        if let Message::Pong(payload) = alice.next().await
+            && !payload.is_empty()
+        {
+            assert_eq!(payload[..], [expected; 125]);
+            expected += 1;
+        }
+    }
+    drop(ground);
+}
+
+#[tokio::test]
 async fn unconfirmed_publishes_hold_reading_back_and_all_are_answered_in_order() {
     let mut ground = Ground::new().await;
     ground.ctx.max_unconfirmed = 2;
@@ -547,12 +638,11 @@ async fn the_writing_side_goes_on_while_a_join_waits() {
 async fn a_close_that_crosses_another_and_one_that_is_never_answered_both_end() {
     let (ctx, ground) = Ground::new().await.share();
     let mut alice = open(&ctx, ground.identity("alice", 600).await).await;
+    // A client that takes the close frame and keeps its side open, silent.
+    let bob = open(&ctx, ground.identity("bob", 600).await).await;
     alice.socket.send(Message::Close(None)).await.unwrap();
     ground.sessions.close_all(CloseCode::GoingAway);
     timeout(PATIENCE, alice.session).await.unwrap().unwrap();
-    // A client that takes the close frame and keeps its side open, silent.
-    let bob = open(&ctx, ground.identity("bob", 600).await).await;
-    ground.sessions.close_all(CloseCode::GoingAway);
     ground.sessions.wait_empty().await;
     timeout(PATIENCE, bob.session).await.unwrap().unwrap();
     drop(bob.socket);

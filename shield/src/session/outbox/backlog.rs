@@ -3,8 +3,9 @@
 //! The bound is shared the way switches share a packet buffer (dynamic
 //! thresholds, Choudhury and Hahne 1998): a queue may hold as much as is still
 //! free. A single stalled reader gets up to half of the whole, many get little
-//! each, and there is always room for those who read. The bound is never
-//! passed, and nobody looks for the largest queue.
+//! each, and there is room for those who read, as long as fewer queues are
+//! stalled than the whole has steps. The bound is never passed, and nobody looks
+//! for the largest queue.
 
 use std::{
     collections::HashMap,
@@ -140,6 +141,21 @@ mod tests {
             }
         }
         assert!(many.raise(0, STEP), "who has nothing waiting has room");
+    }
+
+    /// The number that the manifest's key and docs/limits.md tell.
+    #[test]
+    fn as_many_stalled_queues_as_the_bound_has_steps_leave_no_room() {
+        let steps = MAX / u64::from(STEP);
+        assert_eq!(steps, 64, "at the least value of the key");
+        let shared = backlog();
+        for stalled in 0..steps {
+            assert!(shared.raise(0, STEP), "after {stalled}");
+        }
+        assert!(!shared.raise(0, STEP));
+        assert_eq!(charge_of(FREE), 0, "the first bytes need no room");
+        shared.lower(STEP);
+        assert!(shared.raise(0, STEP));
     }
 
     #[test]
