@@ -438,7 +438,8 @@ export declare type Limits = Message$1<"arqon.v1.Limits"> & {
   maxPayloadBytes: number;
 
   /**
-   * Largest frame the server reads, bytes. A larger one closes with 1009.
+   * Largest frame the server reads, bytes. A larger one closes with 1009. Text
+   * of `arqon.v1+json` may be twice as long, for base64 and the names of fields.
    *
    * @generated from field: uint32 max_frame_bytes = 2;
    */
