@@ -16,6 +16,8 @@ use crate::within;
 pub struct Program {
     child: Child,
     log: PathBuf,
+    /// Where its own lines begin.
+    begins: usize,
 }
 
 /// The program `arqon-shield` of this build.
@@ -58,6 +60,7 @@ impl Program {
     pub fn start(command: &mut Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log);
         let file = file.expect("a log file");
+        let begins = file.metadata().expect("its length").len();
         let errors = file.try_clone().expect("a second handle");
         let child = command
             .stdin(Stdio::null())
@@ -68,12 +71,14 @@ impl Program {
         Self {
             child,
             log: log.to_owned(),
+            begins: usize::try_from(begins).expect("a short log"),
         }
     }
 
-    /// What it has written so far.
+    /// What it has written so far; what others before it wrote there is not told.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let all = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(all.get(self.begins..).unwrap_or_default()).into_owned()
     }
 
     /// Its process id.
