@@ -29,7 +29,7 @@ set -eE -o pipefail -m
 trap 'echo "$LINENO" >"$DOCS_OUT/line"' ERR
 docs_until() {
     local deadline=$((SECONDS + $3))
-    until grep -qF -e "$2" "$DOCS_OUT/$1.out"; do
+    until grep -qsF -e "$2" "$DOCS_OUT/$1.out"; do
         if [ -e "$DOCS_OUT/$1.status" ] || [ "$SECONDS" -ge "$deadline" ]; then
             echo "docs: never printed: $2" >>"$DOCS_OUT/$1.out"
             echo "$1" >"$DOCS_OUT/at"
