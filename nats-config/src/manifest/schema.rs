@@ -496,7 +496,7 @@ pub const KEYS: &[Key] = &[
         2,
         600,
         "90",
-        "A session closed as a slow reader is over at once; its socket stays for this long, so that a client which reads again learns why. 1,024 may wait so, 128 of one tenant; the next is cut off at once.",
+        "A session closed as a slow reader is over at once; its socket stays for this long, so that a client which reads again learns why. 2,048 may wait so, 512 of one tenant; the next is cut off at once.",
     ),
     integer(
         "session.send_buffer_bytes",

@@ -59,7 +59,7 @@ mod tests {
                     control_creds_file = \"creds\"\nfleet_key_file = \"key\"\n";
         let manifest = Manifest::parse(text, Path::new("."), SecretMode::Unchecked);
         // In a handshake, waiting for one, silent, being refused; and slow readers that are closed.
-        let beside = 100 + 800 + 800 + 256 + 1024;
+        let beside = 100 + 800 + 800 + 256 + 2048;
         assert_eq!(wanted(&manifest.expect("a manifest")), 5000 + beside + 1024);
     }
 }

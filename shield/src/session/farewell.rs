@@ -19,9 +19,9 @@ use arqon_telemetry::Gauge;
 use tokio_util::sync::CancellationToken;
 
 /// Sockets that may wait at once.
-pub(crate) const MAX_FAREWELLS: usize = 1024;
+pub(crate) const MAX_FAREWELLS: usize = 2048;
 /// Of one tenant, so that its slow readers leave places to all others.
-const MAX_OF_TENANT: usize = MAX_FAREWELLS / 8;
+const MAX_OF_TENANT: usize = MAX_FAREWELLS / 4;
 
 /// The places of those that wait.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ mod tests {
             .map(|_| begin(0).expect("there are places"))
             .collect();
         assert!(begin(0).is_none(), "the tenant has its share");
-        for tenant in 1..8 {
+        for tenant in 1..MAX_FAREWELLS / MAX_OF_TENANT {
             waiting.extend((0..MAX_OF_TENANT).map(|_| begin(tenant).expect("so has each other")));
         }
         assert_eq!(gauge.get(), MAX_FAREWELLS as i64);
