@@ -212,14 +212,14 @@ impl Quotas {
                 .into_iter()
                 .map(|told| (told.tenant.clone(), told))
                 .collect();
-            for (tenant, told) in before.into_iter().flat_map(|shield| shield.tenants) {
-                tenants
+            for (tenant, before) in before.into_iter().flat_map(|shield| shield.tenants) {
+                let told = tenants
                     .entry(tenant)
                     .or_insert_with_key(|tenant| TenantUse {
                         tenant: tenant.clone(),
                         ..TenantUse::default()
-                    })
-                    .remember(&told, fades);
+                    });
+                remember(told, &before, fades);
             }
             // Of whoever uses nothing any more nothing is left at last.
             tenants.retain(|_, told| is_used(told));
@@ -531,17 +531,11 @@ fn is_shared(limits: &TenantLimits) -> bool {
 
 /// What was used elsewhere of late counts on for a while, or whoever speaks in
 /// bursts would have the whole rate on each Shield each time.
-trait Remember {
-    fn remember(&mut self, before: &Self, fades: bool);
-}
-
-impl Remember for TenantUse {
-    fn remember(&mut self, before: &Self, fades: bool) {
-        let faded = |rate: u64| if fades { rate / 4 * 3 } else { rate };
-        let messages = clamp(faded(before.messages_per_sec.into()));
-        self.messages_per_sec = self.messages_per_sec.max(messages);
-        self.bytes_per_sec = self.bytes_per_sec.max(faded(before.bytes_per_sec));
-    }
+fn remember(told: &mut TenantUse, before: &TenantUse, fades: bool) {
+    let faded = |rate: u64| if fades { rate / 4 * 3 } else { rate };
+    let messages = clamp(faded(before.messages_per_sec.into()));
+    told.messages_per_sec = told.messages_per_sec.max(messages);
+    told.bytes_per_sec = told.bytes_per_sec.max(faded(before.bytes_per_sec));
 }
 
 fn is_used(told: &TenantUse) -> bool {
